@@ -1,0 +1,5 @@
+//! portico
+
+pub mod model;
+pub mod runtime;
+pub mod upstream;

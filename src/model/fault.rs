@@ -1,0 +1,200 @@
+//! What can go wrong on the way from the routing table to a backend, hop by hop.
+//!
+//! Every fault has one word, used alike in `details.causes[].reason`, in metrics and in the log, and
+//! one sentence for the caller. The private detail (addresses, library texts) goes to the log only.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The service that an APIService names: where its requests go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePort {
+    /// The service's namespace.
+    pub namespace: Arc<str>,
+    /// The service's name.
+    pub name: Arc<str>,
+    /// The service's port, 443 unless the APIService says otherwise.
+    pub port: u16,
+}
+
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+    }
+}
+
+impl ServicePort {
+    /// The name in SNI, in the certificate check and in `:authority`: `<svc>.<ns>.svc`.
+    pub fn server_name(&self) -> String {
+        format!("{}.{}.svc", self.name, self.namespace)
+    }
+}
+
+/// The hop that failed and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hop {
+    /// The APIService names a Service that does not exist.
+    ServiceNotFound,
+    /// The Service has no such port.
+    ServicePortNotFound,
+    /// The Service cannot be routed to (headless by ClusterIP, unknown type).
+    ServiceNotRoutable,
+    /// The Service has no EndpointSlice at all.
+    EndpointsNotFound,
+    /// No EndpointSlice of the Service has a ready address for the port.
+    NoEndpoints,
+    /// The ExternalName could not be resolved.
+    NameNotResolved,
+    /// The APIService's caBundle holds no usable certificate.
+    InvalidCaBundle,
+    /// Nobody listens on the endpoint.
+    ConnectRefused,
+    /// The endpoint did not answer to a connection attempt in time.
+    ConnectTimeout,
+    /// The connection failed in another way (unreachable, reset, no local port).
+    ConnectFailed,
+    /// The endpoint accepted the connection but did not finish the TLS handshake in time.
+    HandshakeTimeout,
+    /// The endpoint does not speak TLS.
+    NotTls,
+    /// The endpoint's certificate comes from an authority that is not trusted.
+    UnknownAuthority,
+    /// The endpoint's certificate is for other names.
+    NameMismatch,
+    /// The endpoint's certificate has expired.
+    CertificateExpired,
+    /// The endpoint's certificate is not valid yet.
+    CertificateNotYetValid,
+    /// The endpoint's certificate is unusable in another way.
+    CertificateInvalid,
+    /// The endpoint refuses the proxy-client certificate.
+    ClientCertificateRefused,
+    /// The TLS handshake failed in another way.
+    HandshakeFailed,
+    /// The endpoint broke the HTTP protocol.
+    ProtocolError,
+    /// The endpoint closed or reset the connection or the stream before it answered.
+    BackendReset,
+    /// The endpoint did not answer within the request's deadline.
+    Deadline,
+    /// The endpoint answered with a redirect.
+    Redirect,
+    /// The backend's limit for waiting requests is reached.
+    Overloaded,
+}
+
+impl Hop {
+    /// The fault's one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ServiceNotFound => "ServiceNotFound",
+            Self::ServicePortNotFound => "ServicePortNotFound",
+            Self::ServiceNotRoutable => "ServiceNotRoutable",
+            Self::EndpointsNotFound => "EndpointsNotFound",
+            Self::NoEndpoints => "NoEndpoints",
+            Self::NameNotResolved => "NameNotResolved",
+            Self::InvalidCaBundle => "InvalidCABundle",
+            Self::ConnectRefused => "ConnectRefused",
+            Self::ConnectTimeout => "ConnectTimeout",
+            Self::ConnectFailed => "ConnectFailed",
+            Self::HandshakeTimeout => "HandshakeTimeout",
+            Self::NotTls => "NotTLS",
+            Self::UnknownAuthority => "UnknownAuthority",
+            Self::NameMismatch => "NameMismatch",
+            Self::CertificateExpired => "CertificateExpired",
+            Self::CertificateNotYetValid => "CertificateNotYetValid",
+            Self::CertificateInvalid => "CertificateInvalid",
+            Self::ClientCertificateRefused => "ClientCertificateRefused",
+            Self::HandshakeFailed => "HandshakeFailed",
+            Self::ProtocolError => "ProtocolError",
+            Self::BackendReset => "BackendReset",
+            Self::Deadline => "Deadline",
+            Self::Redirect => "Redirect",
+            Self::Overloaded => "Overloaded",
+        }
+    }
+
+    /// The sentence for the caller; `service` is what the APIService names.
+    pub fn sentence(self, service: &ServicePort) -> String {
+        let ServicePort { namespace, name, port } = service;
+        match self {
+            Self::ServiceNotFound => format!("service/{name} in \"{namespace}\" is not present"),
+            Self::ServicePortNotFound => {
+                format!("service/{name} in \"{namespace}\" is not listening on port {port}")
+            }
+            Self::ServiceNotRoutable => {
+                format!("service/{name} in \"{namespace}\" has no address that can be routed to")
+            }
+            Self::EndpointsNotFound => {
+                format!("cannot find endpointslices for service/{name} in \"{namespace}\"")
+            }
+            Self::NoEndpoints => {
+                format!("no endpoints available for service/{name} in \"{namespace}\"")
+            }
+            Self::NameNotResolved => {
+                format!("the external name of service/{name} in \"{namespace}\" cannot be resolved")
+            }
+            Self::InvalidCaBundle => {
+                "the caBundle of the APIService holds no usable certificate".to_owned()
+            }
+            Self::ConnectRefused => format!("connecting to {service}: connection refused"),
+            Self::ConnectTimeout => format!("connecting to {service}: timed out"),
+            Self::ConnectFailed => format!("connecting to {service}: connection failed"),
+            Self::HandshakeTimeout => format!("TLS handshake with {service}: timed out"),
+            Self::NotTls => format!(
+                "TLS handshake with {service}: the first record does not look like a TLS handshake"
+            ),
+            Self::UnknownAuthority => format!(
+                "TLS handshake with {service}: certificate signed by unknown authority \
+                 (check the caBundle of the APIService)"
+            ),
+            Self::NameMismatch => format!(
+                "TLS handshake with {service}: certificate is not valid for {}",
+                service.server_name()
+            ),
+            Self::CertificateExpired => {
+                format!("TLS handshake with {service}: certificate has expired")
+            }
+            Self::CertificateNotYetValid => {
+                format!("TLS handshake with {service}: certificate is not valid yet")
+            }
+            Self::CertificateInvalid => {
+                format!("TLS handshake with {service}: certificate cannot be used")
+            }
+            Self::ClientCertificateRefused => format!(
+                "TLS handshake with {service}: the backend refused the proxy-client certificate \
+                 (check its requestheader-client-ca)"
+            ),
+            Self::HandshakeFailed => format!("TLS handshake with {service}: failed"),
+            Self::ProtocolError => format!("{service} broke the HTTP protocol"),
+            Self::BackendReset => format!("{service} closed the connection before it answered"),
+            Self::Deadline => format!("{service} did not answer within the deadline"),
+            Self::Redirect => {
+                "the backend attempted to redirect this request, which is not permitted".to_owned()
+            }
+            Self::Overloaded => format!("too many requests are waiting for {service}"),
+        }
+    }
+}
+
+/// A fault with its private detail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which hop failed and how.
+    pub hop: Hop,
+    /// What only the log shows: addresses and the library's own words.
+    pub detail: Arc<str>,
+}
+
+impl Fault {
+    /// A fault with the text for the log.
+    pub fn new(hop: Hop, detail: impl Into<Arc<str>>) -> Self {
+        Self { hop, detail: detail.into() }
+    }
+}
+
+impl From<Hop> for Fault {
+    fn from(hop: Hop) -> Self {
+        Self { hop, detail: Arc::from("") }
+    }
+}

@@ -1,0 +1,8 @@
+//! The rules: pure functions over plain data. No async, no I/O, no locks, no clock.
+
+pub mod endpoints;
+pub mod fault;
+pub mod rejection;
+pub mod request_info;
+pub mod routing_table;
+pub mod user;

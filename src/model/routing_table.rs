@@ -1,0 +1,360 @@
+//! Which path belongs to whom: an immutable table, looked up at the same cost however many groups
+//! there are, and changed by copying only the shard that changes.
+//!
+//! Paths are upstream's (`kube-aggregator/pkg/apiserver`): `/apis/<g>/<v>` and everything under it
+//! belongs to the APIService `<v>.<g>`, `/api` to `v1.`, `/apis` and `/apis/<g>` to discovery. The
+//! table is generic in the backend handle `B`, so that rules need not know how bytes are carried.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use super::fault::{Fault, ServicePort};
+use super::request_info::RequestInfo;
+
+/// The group whose objects portico itself serves.
+pub const OWN_GROUP: &str = "apiregistration.k8s.io";
+/// The only version of the own group.
+pub const OWN_VERSION: &str = "v1";
+
+/// Number of shards; a change copies one of them.
+const SHARDS: usize = 128;
+
+/// Where a request goes.
+#[derive(Debug, PartialEq)]
+pub enum Route<B> {
+    /// A discovery document, ready to be served.
+    Documents(Document),
+    /// The objects portico stores.
+    Objects,
+    /// An extension API server.
+    Remote(Remote<B>),
+    /// An APIService without a service; nothing is delegated to in standalone mode.
+    Local,
+    /// A page of portico's own.
+    Own(Page),
+    /// Nothing serves this path.
+    NotFound,
+    /// Nothing serves this path yet: the objects have not been read once.
+    NotReady,
+}
+
+/// Which discovery document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// `/apis`: every group.
+    Groups,
+    /// `/apis/<group>`.
+    Group(Arc<str>),
+    /// `/apis/apiregistration.k8s.io/v1`: the resources of the own group.
+    OwnResources,
+}
+
+/// A page of portico's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// `/livez`.
+    Livez,
+    /// `/readyz`.
+    Readyz,
+    /// `/healthz`.
+    Healthz,
+    /// `/version`.
+    Version,
+    /// `/metrics`.
+    Metrics,
+    /// `/openapi/v2`: an empty document until `OpenAPI` is merged.
+    OpenApiV2,
+    /// `/`: the list of paths.
+    Index,
+}
+
+/// An extension API server as one APIService sees it.
+#[derive(Debug, PartialEq)]
+pub struct Remote<B> {
+    /// The APIService's name, `<version>.<group>`.
+    pub name: Arc<str>,
+    /// The service it names.
+    pub service: ServicePort,
+    /// How to reach it.
+    pub backend: B,
+    /// Set while the APIService is not available: its callers are answered with it at once.
+    pub fault: Option<Fault>,
+}
+
+/// What one APIService contributes to the table.
+#[derive(Debug, PartialEq)]
+pub struct Entry<B> {
+    /// The API group, empty for the legacy core.
+    pub group: Arc<str>,
+    /// The version.
+    pub version: Arc<str>,
+    /// `spec.groupPriorityMinimum`.
+    pub group_priority: i32,
+    /// `spec.versionPriority`.
+    pub version_priority: i32,
+    /// [`Route::Remote`] or [`Route::Local`].
+    pub route: Arc<Route<B>>,
+}
+
+/// All that is registered for one group.
+#[derive(Debug)]
+pub struct Group<B> {
+    /// The group's name.
+    pub name: Arc<str>,
+    /// Its APIServices, in no particular order.
+    pub entries: Vec<Arc<Entry<B>>>,
+    document: Arc<Route<B>>,
+}
+
+type Shard<B> = HashMap<Arc<str>, Arc<Group<B>>, FixedState>;
+
+/// The table. Cloning copies `SHARDS` pointers; [`RoutingTable::with`] copies one shard.
+#[derive(Debug)]
+pub struct RoutingTable<B> {
+    shards: Vec<Arc<Shard<B>>>,
+    fixed: Arc<Fixed<B>>,
+    complete: bool,
+}
+
+/// Routes that are there whatever is registered.
+#[derive(Debug)]
+struct Fixed<B> {
+    groups: Arc<Route<B>>,
+    own_group: Arc<Route<B>>,
+    own_resources: Arc<Route<B>>,
+    objects: Arc<Route<B>>,
+    not_found: Arc<Route<B>>,
+    not_ready: Arc<Route<B>>,
+    livez: Arc<Route<B>>,
+    readyz: Arc<Route<B>>,
+    healthz: Arc<Route<B>>,
+    version: Arc<Route<B>>,
+    metrics: Arc<Route<B>>,
+    openapi_v2: Arc<Route<B>>,
+    index: Arc<Route<B>>,
+}
+
+impl<B> Default for RoutingTable<B> {
+    fn default() -> Self {
+        let document = |document| Arc::new(Route::Documents(document));
+        let own = |page| Arc::new(Route::Own(page));
+        let fixed = Fixed {
+            groups: document(Document::Groups),
+            own_group: document(Document::Group(OWN_GROUP.into())),
+            own_resources: document(Document::OwnResources),
+            objects: Arc::new(Route::Objects),
+            not_found: Arc::new(Route::NotFound),
+            not_ready: Arc::new(Route::NotReady),
+            livez: own(Page::Livez),
+            readyz: own(Page::Readyz),
+            healthz: own(Page::Healthz),
+            version: own(Page::Version),
+            metrics: own(Page::Metrics),
+            openapi_v2: own(Page::OpenApiV2),
+            index: own(Page::Index),
+        };
+        Self {
+            shards: (0..SHARDS).map(|_| Arc::default()).collect(),
+            fixed: Arc::new(fixed),
+            complete: false,
+        }
+    }
+}
+
+impl<B> Clone for RoutingTable<B> {
+    fn clone(&self) -> Self {
+        Self {
+            shards: self.shards.clone(),
+            fixed: Arc::clone(&self.fixed),
+            complete: self.complete,
+        }
+    }
+}
+
+impl<B> RoutingTable<B> {
+    /// Finds the route of a request; [`Route::NotFound`] and [`Route::NotReady`] are routes too.
+    pub fn lookup(&self, info: &RequestInfo<'_>) -> Arc<Route<B>> {
+        Arc::clone(match info.prefix {
+            "apis" => self.lookup_group_path(info),
+            "api" => self.version("", "v1").unwrap_or_else(|| self.missing()),
+            _ => match info.path {
+                "/livez" => &self.fixed.livez,
+                "/readyz" => &self.fixed.readyz,
+                "/healthz" => &self.fixed.healthz,
+                "/version" | "/version/" => &self.fixed.version,
+                "/metrics" => &self.fixed.metrics,
+                "/openapi/v2" => &self.fixed.openapi_v2,
+                "/" => &self.fixed.index,
+                _ => self.missing(),
+            },
+        })
+    }
+
+    fn lookup_group_path(&self, info: &RequestInfo<'_>) -> &Arc<Route<B>> {
+        match (info.group, info.version) {
+            ("", "") if info.segments == 1 => &self.fixed.groups,
+            ("", _) => self.missing(),
+            (OWN_GROUP, "") => &self.fixed.own_group,
+            (OWN_GROUP, OWN_VERSION) if info.is_resource => &self.fixed.objects,
+            (OWN_GROUP, OWN_VERSION) => &self.fixed.own_resources,
+            (OWN_GROUP, _) => &self.fixed.not_found,
+            (group, "") if info.segments == 2 => {
+                self.group(group).map_or_else(|| self.missing(), |group| &group.document)
+            }
+            (group, version) => self.version(group, version).unwrap_or_else(|| self.missing()),
+        }
+    }
+
+    fn missing(&self) -> &Arc<Route<B>> {
+        if self.complete { &self.fixed.not_found } else { &self.fixed.not_ready }
+    }
+
+    /// The group of that name.
+    pub fn group(&self, name: &str) -> Option<&Arc<Group<B>>> {
+        self.shards.get(shard_of(name))?.get(name)
+    }
+
+    fn version(&self, group: &str, version: &str) -> Option<&Arc<Route<B>>> {
+        let group = self.group(group)?;
+        Some(&group.entries.iter().find(|entry| &*entry.version == version)?.route)
+    }
+
+    /// Every group, in no particular order.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group<B>>> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+
+    /// True once the objects have been read: only then is an unknown path 404.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The same table, from now on sure of what is missing.
+    #[must_use]
+    pub fn completed(mut self) -> Self {
+        self.complete = true;
+        self
+    }
+
+    /// Adds or replaces one APIService's entry.
+    #[must_use]
+    pub fn with(mut self, entry: Entry<B>) -> Self {
+        let name = Arc::clone(&entry.group);
+        self.change(&name, |entries| {
+            entries.retain(|other| other.version != entry.version);
+            entries.push(Arc::new(entry));
+        });
+        self
+    }
+
+    /// Takes one APIService's entry out; unknown ones are no error.
+    #[must_use]
+    pub fn without(mut self, group: &str, version: &str) -> Self {
+        self.change(&group.into(), |entries| entries.retain(|entry| &*entry.version != version));
+        self
+    }
+
+    fn change(&mut self, name: &Arc<str>, edit: impl FnOnce(&mut Vec<Arc<Entry<B>>>)) {
+        let Some(slot) = self.shards.get_mut(shard_of(name)) else { return };
+        // Copies the shard only while an older table shares it.
+        let shard = Arc::make_mut(slot);
+        let mut entries = shard.get(name).map(|group| group.entries.clone()).unwrap_or_default();
+        edit(&mut entries);
+        if entries.is_empty() {
+            shard.remove(name);
+        } else {
+            let document = Arc::new(Route::Documents(Document::Group(Arc::clone(name))));
+            let group = Group { name: Arc::clone(name), entries, document };
+            shard.insert(Arc::clone(name), Arc::new(group));
+        }
+    }
+}
+
+fn shard_of(group: &str) -> usize {
+    let hash = FixedState::default().hash_one(group);
+    usize::try_from(hash >> 32).unwrap_or_default() % SHARDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    fn entry(group: &str, version: &str) -> Entry<u32> {
+        Entry {
+            group: group.into(),
+            version: version.into(),
+            group_priority: 1,
+            version_priority: 1,
+            route: Arc::new(Route::Remote(Remote {
+                name: format!("{version}.{group}").into(),
+                service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
+                backend: 7,
+                fault: None,
+            })),
+        }
+    }
+
+    fn table() -> RoutingTable<u32> {
+        RoutingTable::default().with(entry("g", "v1")).with(entry("g", "v2")).with(entry("", "v1"))
+    }
+
+    #[track_caller]
+    fn check(table: &RoutingTable<u32>, path: &str, expected: &str) {
+        let info = RequestInfo::parse(&Method::GET, path, None).unwrap();
+        let got = match &*table.lookup(&info) {
+            Route::Remote(remote) => remote.name.to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(got, expected, "{path}");
+    }
+
+    #[test]
+    fn each_path_has_its_route() {
+        let table = table().completed();
+        check(&table, "/apis/g/v1", "v1.g");
+        check(&table, "/apis/g/v1/", "v1.g");
+        check(&table, "/apis/g/v2/things/a", "v2.g");
+        check(&table, "/apis/g/v3", "NotFound");
+        check(&table, "/apis/h/v1", "NotFound");
+        check(&table, "/api", "v1.");
+        check(&table, "/api/v1/pods", "v1.");
+        check(&table, "/apis", "Documents(Groups)");
+        check(&table, "/apis/", "Documents(Groups)");
+        check(&table, "/apis/g", "Documents(Group(\"g\"))");
+        check(&table, "/apis/h", "NotFound");
+        check(&table, "/apis//v1", "NotFound");
+        check(&table, "/apis/apiregistration.k8s.io", "Documents(Group(\"apiregistration.k8s.io\"))");
+        check(&table, "/apis/apiregistration.k8s.io/v1", "Documents(OwnResources)");
+        check(&table, "/apis/apiregistration.k8s.io/v1/apiservices", "Objects");
+        check(&table, "/apis/apiregistration.k8s.io/v2", "NotFound");
+        check(&table, "/readyz", "Own(Readyz)");
+        check(&table, "/nothing", "NotFound");
+    }
+
+    #[test]
+    fn the_legacy_core_is_not_reached_through_apis() {
+        check(&table().completed(), "/apis//v1/pods", "NotFound");
+    }
+
+    #[test]
+    fn unknown_paths_are_not_ready_until_the_table_is_complete() {
+        check(&table(), "/apis/h/v1", "NotReady");
+        check(&table(), "/apis/g/v1", "v1.g");
+        check(&table(), "/readyz", "Own(Readyz)");
+    }
+
+    #[test]
+    fn a_change_copies_no_other_shard_and_a_group_goes_with_its_last_version() {
+        let before = table();
+        let after = before.clone().without("g", "v1").without("g", "v2").completed();
+        check(&before.clone().completed(), "/apis/g/v1", "v1.g");
+        check(&after, "/apis/g", "NotFound");
+        let changed =
+            before.shards.iter().zip(&after.shards).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        assert_eq!(changed, 1);
+    }
+}

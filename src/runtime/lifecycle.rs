@@ -1,0 +1,217 @@
+//! The program's life: readiness as guards that must be released, and an ending in two steps.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// What must have happened before `/readyz` says so.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    awaited: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl Readiness {
+    /// Names something that is awaited; it counts as done when the guard is dropped.
+    pub fn wait_for(&self, name: &'static str) -> ReadyGuard {
+        self.lock().insert(name);
+        ReadyGuard { readiness: self.clone(), name }
+    }
+
+    /// What is still awaited, in order of name.
+    pub fn awaited(&self) -> Vec<&'static str> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds readiness back until it is dropped.
+#[derive(Debug)]
+pub struct ReadyGuard {
+    readiness: Readiness,
+    name: &'static str,
+}
+
+impl Drop for ReadyGuard {
+    fn drop(&mut self) {
+        self.readiness.lock().remove(self.name);
+    }
+}
+
+/// How far the ending has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Serving.
+    Running,
+    /// No new connections; open ones finish what they have begun.
+    Draining,
+    /// What is still open is cut.
+    Ended,
+}
+
+/// Tells every part how far the ending has come, and counts what is still under way.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    phase: watch::Receiver<Phase>,
+    open: Arc<Open>,
+}
+
+/// The one that decides when the ending goes a step further.
+#[derive(Debug)]
+pub struct DrainTrigger {
+    phase: watch::Sender<Phase>,
+    open: Arc<Open>,
+}
+
+/// Requests under way, by kind.
+#[derive(Debug, Default)]
+struct Open {
+    short: AtomicUsize,
+    long: AtomicUsize,
+    connections: AtomicUsize,
+    draining: AtomicBool,
+}
+
+/// A running program's drain, with the handle that starts it.
+pub fn drain() -> (DrainTrigger, Drain) {
+    let (sender, receiver) = watch::channel(Phase::Running);
+    let open = Arc::new(Open::default());
+    (DrainTrigger { phase: sender, open: Arc::clone(&open) }, Drain { phase: receiver, open })
+}
+
+impl DrainTrigger {
+    /// Goes on to `phase`; never back.
+    pub fn advance(&self, phase: Phase) {
+        self.open.draining.store(true, Ordering::Relaxed);
+        self.phase.send_if_modified(|current| {
+            let forward = phase > *current;
+            if forward {
+                *current = phase;
+            }
+            forward
+        });
+    }
+
+    /// Requests that have a deadline and are not answered yet.
+    pub fn short_requests(&self) -> usize {
+        self.open.short.load(Ordering::Relaxed)
+    }
+
+    /// Watches and the like that are open.
+    pub fn long_requests(&self) -> usize {
+        self.open.long.load(Ordering::Relaxed)
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self) -> usize {
+        self.open.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drain {
+    /// Waits until the ending has come to `phase` or further (also when the trigger is gone).
+    pub async fn reached(&mut self, phase: Phase) {
+        // An error means that the trigger is gone: the program ends.
+        if self.phase.wait_for(|current| *current >= phase).await.is_err() {
+            tracing::debug!("drain trigger gone");
+        }
+    }
+
+    /// True from the first step of the ending on; one relaxed load.
+    pub fn is_draining(&self) -> bool {
+        self.open.draining.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub fn request(&self, long_running: bool) -> OpenGuard {
+        let kind = if long_running { Kind::Long } else { Kind::Short };
+        OpenGuard::new(Arc::clone(&self.open), kind)
+    }
+
+    /// Counts a client connection until the guard is dropped.
+    pub fn connection(&self) -> OpenGuard {
+        OpenGuard::new(Arc::clone(&self.open), Kind::Connection)
+    }
+
+    /// Client connections that are open.
+    pub fn connections(&self) -> usize {
+        self.open.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests with a deadline under way, then long-running ones.
+    pub fn requests(&self) -> (usize, usize) {
+        (self.open.short.load(Ordering::Relaxed), self.open.long.load(Ordering::Relaxed))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Short,
+    Long,
+    Connection,
+}
+
+/// One request or connection under way.
+#[derive(Debug)]
+pub struct OpenGuard {
+    open: Arc<Open>,
+    kind: Kind,
+}
+
+impl OpenGuard {
+    fn new(open: Arc<Open>, kind: Kind) -> Self {
+        let guard = Self { open, kind };
+        guard.counter().fetch_add(1, Ordering::Relaxed);
+        guard
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        match self.kind {
+            Kind::Short => &self.open.short,
+            Kind::Long => &self.open.long,
+            Kind::Connection => &self.open.connections,
+        }
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.counter().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_names_what_is_awaited_until_its_guard_is_dropped() {
+        let readiness = Readiness::default();
+        let (one, _two) = (readiness.wait_for("one"), readiness.wait_for("two"));
+        assert_eq!(readiness.awaited(), ["one", "two"]);
+        drop(one);
+        assert_eq!(readiness.awaited(), ["two"]);
+    }
+
+    #[tokio::test]
+    async fn the_ending_goes_forward_only() {
+        let (trigger, mut drain) = drain();
+        trigger.advance(Phase::Ended);
+        trigger.advance(Phase::Draining);
+        drain.reached(Phase::Ended).await;
+        assert!(drain.is_draining());
+    }
+
+    #[test]
+    fn requests_are_counted_until_their_guard_is_dropped() {
+        let (trigger, drain) = drain();
+        let guard = drain.request(true);
+        assert_eq!((trigger.short_requests(), trigger.long_requests()), (0, 1));
+        drop(guard);
+        assert_eq!(trigger.long_requests(), 0);
+    }
+}

@@ -1,0 +1,8 @@
+//! What every part stands on: published snapshots, named tasks, the program's life, logs and metrics.
+//!
+//! Nothing here knows about Kubernetes or HTTP; every part may import it.
+
+pub mod lifecycle;
+pub mod snapshot;
+pub mod tasks;
+pub mod telemetry;
