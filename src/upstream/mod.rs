@@ -1,11 +1,63 @@
-//! The way out to extension API servers.
+//! The way out to extension API servers: which endpoint, over which connection, and what went wrong.
+//!
+//! A [`Backend`] is shared by every APIService of one service and TLS identity and by all data-plane
+//! threads; each thread has a [`Pool`] of connections of its own. `balance` only chooses; `dial`
+//! connects; `connection` is one HTTP/2 or HTTP/1.1 connection; `retry` knows what is evidence.
 
-use std::sync::Arc;
+mod balance;
+mod connection;
+mod dial;
+mod endpoint;
+mod pool;
+mod retry;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+pub use connection::Lease;
+pub use endpoint::{Backend, Endpoint};
+pub use pool::{Answer, Class, Outgoing, Pool};
 
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;
+use crate::runtime::telemetry::{Metrics, RouteMetrics};
+use crate::tls::KeyPair;
 
-/// What makes two APIServices share one backend: service and TLS identity.
+/// How backends are reached; the defaults are upstream's (`apimachinery/pkg/util/net/http.go`).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The proxy-client pair, shown to backends that ask for a certificate.
+    pub identity: Option<Arc<KeyPair>>,
+    /// How long a TCP connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long a connection is kept while nothing uses it.
+    pub idle_timeout: Duration,
+    /// Silence on a connection with open requests after which it is pinged.
+    pub ping_interval: Duration,
+    /// How long the answer to a ping may take.
+    pub ping_timeout: Duration,
+    /// How long a resolved external name is used.
+    pub dns_ttl: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            identity: None,
+            connect_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(90),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
+            dns_ttl: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What makes two APIServices share one backend: the service and its TLS identity.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendSpec {
     /// The service.
@@ -16,27 +68,104 @@ pub struct BackendSpec {
     pub insecure_skip_tls_verify: bool,
 }
 
-/// The backend of one APIService.
+/// The backend of one APIService, with the metrics of its route.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    spec: Arc<BackendSpec>,
+    /// Shared by all versions of one service and TLS identity.
+    pub backend: Arc<Backend>,
+    /// The counters of this APIService.
+    pub metrics: Arc<RouteMetrics>,
 }
 
-/// All backends; owned by the control loop.
-#[derive(Debug, Default)]
-pub struct Upstreams {}
+/// Every backend there is; owned by the control loop, so that there is one writer.
+#[derive(Debug)]
+pub struct Upstreams {
+    config: Config,
+    metrics: Arc<Metrics>,
+    backends: HashMap<BackendSpec, Weak<Backend>>,
+    routes: HashMap<Arc<str>, Weak<RouteMetrics>>,
+    sweep_at: usize,
+}
+
+/// Registry size from which on entries of backends that are gone are looked for.
+const SWEEP_MIN: usize = 64;
 
 impl Upstreams {
+    /// A registry without backends.
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
+        Self {
+            config,
+            metrics,
+            backends: HashMap::new(),
+            routes: HashMap::new(),
+            sweep_at: SWEEP_MIN,
+        }
+    }
+
     /// The backend of an APIService; versions of one service and TLS identity share it.
-    pub fn upstream(&mut self, api_service: &Arc<str>, group: &str, version: &str, spec: BackendSpec) -> Upstream {
-        let _unused = (api_service, group, version);
-        Upstream { spec: Arc::new(spec) }
+    pub fn upstream(
+        &mut self,
+        api_service: &Arc<str>,
+        group: &str,
+        version: &str,
+        spec: BackendSpec,
+    ) -> Upstream {
+        self.sweep();
+        let metrics = match self.routes.get(api_service).and_then(Weak::upgrade) {
+            Some(metrics) => metrics,
+            None => {
+                let metrics =
+                    Arc::new(RouteMetrics::of_api_service(&self.metrics, api_service, group, version));
+                self.routes.insert(Arc::clone(api_service), Arc::downgrade(&metrics));
+                metrics
+            }
+        };
+        let backend = match self.backends.get(&spec).and_then(Weak::upgrade) {
+            Some(backend) => backend,
+            None => {
+                let backend =
+                    Arc::new(Backend::new(spec.clone(), self.config.clone(), &self.metrics));
+                self.backends.insert(spec, Arc::downgrade(&backend));
+                backend
+            }
+        };
+        Upstream { backend, metrics }
+    }
+
+    fn sweep(&mut self) {
+        if self.backends.len().max(self.routes.len()) < self.sweep_at {
+            return;
+        }
+        self.backends.retain(|_, backend| backend.strong_count() > 0);
+        self.routes.retain(|_, route| route.strong_count() > 0);
+        self.sweep_at = SWEEP_MIN.max(2 * self.backends.len().max(self.routes.len()));
     }
 }
 
 impl Upstream {
     /// Publishes where the service's requests are to be sent; nothing happens when it is the same.
     pub fn set_targets(&self, targets: &Targets) {
-        let _unused = (targets, &self.spec);
+        self.backend.set_targets(targets);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_one_service_and_identity_share_a_backend_and_other_identities_do_not() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let mut upstreams = Upstreams::new(Config::default(), metrics);
+        let spec = |ca: &[u8]| BackendSpec {
+            service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
+            ca_bundle: ca.to_vec(),
+            insecure_skip_tls_verify: false,
+        };
+        let one = upstreams.upstream(&"v1.g".into(), "g", "v1", spec(b"a"));
+        let two = upstreams.upstream(&"v2.g".into(), "g", "v2", spec(b"a"));
+        let other = upstreams.upstream(&"v3.g".into(), "g", "v3", spec(b"b"));
+        assert!(Arc::ptr_eq(&one.backend, &two.backend));
+        assert!(!Arc::ptr_eq(&one.backend, &other.backend));
     }
 }

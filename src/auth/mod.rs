@@ -1,0 +1,114 @@
+//! Who is calling, and whether they may.
+//!
+//! `authenticate` runs one file per method in upstream's order; `authorize` gives the [`Permit`]
+//! without which nothing is forwarded.
+
+mod authenticate;
+mod authorize;
+mod caller;
+mod identity_headers;
+mod request_header;
+mod token_file;
+mod x509;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use authenticate::{Authenticator, ConnectionAuth, Trust};
+pub use authorize::{Authorizer, Permit, refuse_impersonation};
+pub use caller::Caller;
+pub use identity_headers::IdentityHeaders;
+pub use token_file::{TokenFileError, Tokens};
+
+/// Which front-proxy headers are believed, and from whom
+/// (`--requestheader-*`).
+#[derive(Clone, Debug)]
+pub struct RequestHeaderConfig {
+    /// Common names that may act as front proxy; empty for any the authority vouches for.
+    pub allowed_names: Vec<String>,
+    /// Headers with the user name; the first that is not empty counts.
+    pub username_headers: Vec<String>,
+    /// Headers with the uid; the first that is not empty counts.
+    pub uid_headers: Vec<String>,
+    /// Headers with groups; all of them count.
+    pub group_headers: Vec<String>,
+    /// Prefixes of headers with extra keys.
+    pub extra_prefixes: Vec<String>,
+}
+
+impl Default for RequestHeaderConfig {
+    fn default() -> Self {
+        let one = |name: &str| vec![name.to_owned()];
+        Self {
+            allowed_names: Vec::new(),
+            username_headers: one("x-remote-user"),
+            uid_headers: Vec::new(),
+            group_headers: one("x-remote-group"),
+            extra_prefixes: one("x-remote-extra-"),
+        }
+    }
+}
+
+/// What callers without credentials may do (`--anonymous-auth`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anonymous {
+    /// They reach the always-allow paths only (unset).
+    #[default]
+    AlwaysAllowPaths,
+    /// They are the user `system:anonymous`.
+    Accepted,
+    /// They are refused everywhere.
+    Refused,
+}
+
+/// How requests are authorized (`--authorization-mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AuthorizationMode {
+    /// Every authenticated caller may do everything.
+    #[default]
+    AlwaysAllow,
+}
+
+/// Who is believed and who may do what.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Authorities of client certificates (`--client-ca-file`).
+    pub client_ca_file: Option<PathBuf>,
+    /// Authorities of front-proxy certificates (`--requestheader-client-ca-file`).
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// The front-proxy headers.
+    pub request_header: RequestHeaderConfig,
+    /// Static tokens (`--token-auth-file`).
+    pub token_file: Option<PathBuf>,
+    /// Callers without credentials.
+    pub anonymous: Anonymous,
+    /// The authorizer.
+    pub authorization_mode: AuthorizationMode,
+    /// Paths that everybody may read (`--authorization-always-allow-paths`).
+    pub always_allow_paths: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client_ca_file: None,
+            requestheader_client_ca_file: None,
+            request_header: RequestHeaderConfig::default(),
+            token_file: None,
+            anonymous: Anonymous::default(),
+            authorization_mode: AuthorizationMode::default(),
+            always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
+        }
+    }
+}
+
+/// Authentication and authorization as the pipeline uses them.
+#[derive(Debug)]
+pub struct Auth {
+    /// Finds out who is calling.
+    pub authenticator: Authenticator,
+    /// Decides what they may do.
+    pub authorizer: Authorizer,
+    /// Knows which headers carry identity.
+    pub identity_headers: Arc<IdentityHeaders>,
+}

@@ -1,0 +1,120 @@
+//! The front proxy's headers (`apiserver/pkg/authentication/request/headerrequest`).
+
+use std::collections::BTreeMap;
+
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
+
+use super::RequestHeaderConfig;
+use crate::model::user::User;
+
+/// Checks that a verified certificate may act as front proxy.
+pub(super) fn check_name(config: &RequestHeaderConfig, common_name: &str) -> Result<(), String> {
+    let allowed = &config.allowed_names;
+    if allowed.is_empty() || allowed.iter().any(|name| name == common_name) {
+        Ok(())
+    } else {
+        Err(format!("x509: subject with cn={common_name} is not in the allowed list"))
+    }
+}
+
+/// The user that the headers name; `None` when they name none.
+pub(super) fn user(config: &RequestHeaderConfig, headers: &HeaderMap) -> Option<User> {
+    let name = first(headers, &config.username_headers)?;
+    let uid = first(headers, &config.uid_headers).unwrap_or_default();
+    let groups = config
+        .group_headers
+        .iter()
+        .flat_map(|name| headers.get_all(name))
+        .map(|value| text(value.as_bytes()))
+        .filter(|group| !group.is_empty())
+        .collect();
+    Some(User { name, uid, groups, extra: extra(headers, &config.extra_prefixes) })
+}
+
+fn first(headers: &HeaderMap, names: &[String]) -> Option<String> {
+    names
+        .iter()
+        .filter_map(|name| headers.get(name))
+        .map(|value| text(value.as_bytes()))
+        .find(|value| !value.is_empty())
+}
+
+/// Extra keys are the rest of the name in lower case, then percent-decoded; a malformed one is kept
+/// as it is, and keys that collide are merged.
+fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String, Vec<String>> {
+    let mut extra = BTreeMap::<String, Vec<String>>::new();
+    for prefix in prefixes {
+        for (name, value) in headers {
+            let Some(key) = strip_prefix_ignoring_case(name.as_str(), prefix) else { continue };
+            let key = match percent_decode_str(key).decode_utf8() {
+                Ok(decoded) => decoded.into_owned(),
+                Err(_) => key.to_owned(),
+            };
+            extra.entry(key).or_default().push(text(value.as_bytes()));
+        }
+    }
+    extra
+}
+
+fn strip_prefix_ignoring_case<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    let head = name.get(..prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then(|| name.get(prefix.len()..)).flatten()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn the_headers_are_read_as_upstream_reads_them() {
+        let config = RequestHeaderConfig {
+            uid_headers: vec!["X-Remote-Uid".to_owned()],
+            ..RequestHeaderConfig::default()
+        };
+        let user = user(
+            &config,
+            &headers(&[
+                ("x-remote-user", "alice"),
+                ("x-remote-uid", "u1"),
+                ("x-remote-group", "a,b"),
+                ("x-remote-group", "c"),
+                ("x-remote-extra-example.com%2ftwo", "1"),
+                ("x-remote-extra-bad%zz", "2"),
+            ]),
+        )
+        .unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("alice", "u1"));
+        assert_eq!(user.groups, ["a,b", "c"]);
+        assert_eq!(user.extra["example.com/two"], ["1"]);
+        assert_eq!(user.extra["bad%zz"], ["2"]);
+    }
+
+    #[test]
+    fn without_a_name_there_is_no_user() {
+        let config = RequestHeaderConfig::default();
+        assert_eq!(user(&config, &headers(&[("x-remote-group", "a")])), None);
+        assert_eq!(user(&config, &headers(&[("x-remote-user", "")])), None);
+    }
+
+    #[test]
+    fn allowed_names_limit_who_may_be_the_front_proxy() {
+        let mut config = RequestHeaderConfig::default();
+        assert!(check_name(&config, "anyone").is_ok());
+        config.allowed_names = vec!["proxy".to_owned()];
+        assert!(check_name(&config, "proxy").is_ok());
+        assert!(check_name(&config, "other").is_err());
+    }
+}

@@ -1,0 +1,279 @@
+//! Where clients come in: one listener, and data-plane threads that own the connections they get.
+//!
+//! Each accepted socket goes to the thread that holds the fewest connections. A thread is a runtime
+//! of its own: nothing on the way of a request crosses threads. Limits are named here.
+
+mod connection;
+mod http1;
+mod http2;
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use http::{Request, Response};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use crate::body::Body;
+use crate::runtime::lifecycle::{Drain, OpenGuard, Phase};
+use crate::runtime::snapshot::View;
+use crate::runtime::tasks;
+use crate::runtime::telemetry::Metrics;
+
+/// Where to listen, and with how many threads.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address and port; port 0 takes a free one.
+    pub bind: SocketAddr,
+    /// Data-plane threads.
+    pub threads: usize,
+}
+
+/// Limits for clients; what upstream bounds is bounded as there (`secure_serving.go`).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections open at a time; one more is closed at once.
+    pub connections_max: usize,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How long the first request, and on HTTP/1.1 each request's headers, may take to come.
+    pub first_request_timeout: Duration,
+    /// How long an HTTP/2 connection without requests stays open.
+    pub idle_timeout: Duration,
+    /// Silence on an HTTP/2 connection with open requests after which it is pinged.
+    pub ping_interval: Duration,
+    /// How long the answer to a ping may take.
+    pub ping_timeout: Duration,
+    /// Requests open at a time on one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            handshake_timeout: Duration::from_secs(10),
+            first_request_timeout: Duration::from_secs(32),
+            idle_timeout: Duration::from_secs(90),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(15),
+            streams_max: 100,
+            header_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// Sockets that wait for one data-plane thread to take them.
+const HANDOVER_QUEUE: usize = 256;
+/// Pause after the system refused to accept (no file descriptors left, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that wait in the kernel to be accepted.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// The other end of a client connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The certificate chain it showed, leaf first; unverified. Empty when it showed none.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// What every thread needs to serve connections.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The limits.
+    pub limits: Limits,
+    /// The TLS configuration for the next handshake.
+    pub tls: View<ServerConfig>,
+    /// How far the ending has come.
+    pub drain: Drain,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The listener and its threads.
+#[derive(Debug)]
+pub struct Frontend {
+    listener: StdListener,
+    acceptor: Acceptor,
+}
+
+#[derive(Debug)]
+struct Thread {
+    sockets: mpsc::Sender<Accepted>,
+    connections: Arc<AtomicUsize>,
+    handle: JoinHandle<()>,
+}
+
+struct Accepted {
+    stream: StdStream,
+    address: SocketAddr,
+    _open: OpenGuard,
+    _held: Held,
+}
+
+/// One connection in its thread's count.
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Frontend {
+    /// Binds and starts the threads. On each thread `start` is called once, within its runtime; what
+    /// it returns is called once a connection, and what that returns once a request.
+    pub fn bind<S, F, H, R>(config: &Config, context: &Context, start: &S) -> io::Result<Self>
+    where
+        S: Fn() -> F + Clone + Send + 'static,
+        F: Fn(Peer) -> H + Send + Sync + 'static,
+        H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = listen(config.bind)?;
+        let threads = (0..config.threads.max(1))
+            .map(|index| Thread::start(index, context.clone(), start.clone()))
+            .collect::<io::Result<_>>()?;
+        let acceptor = Acceptor {
+            threads,
+            limits: context.limits.clone(),
+            drain: context.drain.clone(),
+            metrics: Arc::clone(&context.metrics),
+        };
+        Ok(Self { listener, acceptor })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Accepts until the ending begins, then waits for the threads to be done.
+    pub async fn run(self) -> io::Result<()> {
+        let listener = TcpListener::from_std(self.listener)?;
+        let acceptor = self.acceptor;
+        let mut drain = acceptor.drain.clone();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => acceptor.hand_over(stream, address),
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                () = drain.reached(Phase::Draining) => break,
+            }
+        }
+        drop(listener);
+        let handles: Vec<_> = acceptor.threads.into_iter().map(|thread| thread.handle).collect();
+        let joined = tokio::task::spawn_blocking(move || {
+            handles.into_iter().filter_map(|handle| handle.join().err()).count()
+        });
+        match joined.await {
+            Ok(0) => Ok(()),
+            Ok(_) | Err(_) => Err(io::Error::other("a data-plane thread panicked")),
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)?.into_std()
+}
+
+/// Who takes the sockets that are accepted.
+#[derive(Debug)]
+struct Acceptor {
+    threads: Vec<Thread>,
+    limits: Limits,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+}
+
+impl Acceptor {
+    /// Gives a socket to the thread that holds the fewest connections.
+    fn hand_over(&self, stream: TcpStream, address: SocketAddr) {
+        if self.drain.connections() >= self.limits.connections_max {
+            return self.reject(address, "limit");
+        }
+        let Ok(stream) = stream.into_std() else { return self.reject(address, "socket") };
+        let Some(thread) =
+            self.threads.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed))
+        else {
+            return;
+        };
+        thread.connections.fetch_add(1, Ordering::Relaxed);
+        let held = Held(Arc::clone(&thread.connections));
+        let accepted = Accepted { stream, address, _open: self.drain.connection(), _held: held };
+        if thread.sockets.try_send(accepted).is_err() {
+            self.reject(address, "queue");
+        }
+    }
+
+    fn reject(&self, client: SocketAddr, reason: &str) {
+        self.metrics.rejected_connections.with_label_values(&[reason]).inc();
+        tracing::warn!(%client, reason, "connection rejected");
+    }
+}
+
+impl Thread {
+    fn start<S, F, H, R>(index: usize, context: Context, start: S) -> io::Result<Self>
+    where
+        S: Fn() -> F + Send + 'static,
+        F: Fn(Peer) -> H + Send + Sync + 'static,
+        H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(HANDOVER_QUEUE);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = std::thread::Builder::new().name(format!("data-plane-{index}")).spawn(
+            move || runtime.block_on(async move { take_sockets(receiver, context, start()).await }),
+        )?;
+        Ok(Self { sockets: sender, connections: Arc::new(AtomicUsize::new(0)), handle })
+    }
+}
+
+/// Serves the sockets that come until the ending begins, then waits for what is open: to be over, or
+/// to be cut.
+async fn take_sockets<F, H, R>(mut sockets: mpsc::Receiver<Accepted>, context: Context, factory: F)
+where
+    F: Fn(Peer) -> H + Send + Sync + 'static,
+    H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Response<Body>> + Send + 'static,
+{
+    let factory = Arc::new(factory);
+    let open = TaskTracker::new();
+    let mut drain = context.drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = sockets.recv() => accepted,
+            () = drain.reached(Phase::Draining) => None,
+        };
+        let Some(accepted) = accepted else { break };
+        let serving = connection::serve(accepted, context.clone(), Arc::clone(&factory));
+        drop(tasks::spawn("connection", open.track_future(serving)));
+    }
+    open.close();
+    tokio::select! {
+        () = open.wait() => {}
+        () = drain.reached(Phase::Ended) => {}
+    }
+}

@@ -1,0 +1,335 @@
+//! Which headers pass, in both directions.
+//!
+//! The header map for the backend is built by copying what is allowed, in one pass; the untouched
+//! original is the copy for another try. Most names are decided by their first byte.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CACHE_CONTROL, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::auth::{Caller, IdentityHeaders};
+
+/// The request's audit id, both ways.
+pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
+
+/// Headers added at most, beside the caller's.
+const ADDED: usize = 6;
+
+/// The headers that go to a backend.
+pub(super) fn for_backend(
+    request: &Parts,
+    caller: &Caller,
+    identity: &IdentityHeaders,
+    client: &ClientAddress,
+    audit_id: &HeaderValue,
+) -> HeaderMap {
+    let from = &request.headers;
+    let mut to = HeaderMap::with_capacity(from.keys_len() + caller.headers.len() + ADDED);
+    let listed = Listed::new(from);
+    let mut forwarded_for = None;
+    for (name, value) in from {
+        match name.as_str().as_bytes() {
+            b"x-forwarded-for" => client.append(&mut forwarded_for, value),
+            b"te" if asks_for_trailers(value) => {
+                to.insert(TE, TRAILERS);
+            }
+            bytes if is_dropped(bytes) || listed.contains(name) => {}
+            _ if identity.contains(name.as_str()) => {}
+            b"trailer" if names_identity(value, identity) => {}
+            _ => {
+                to.append(name, value.clone());
+            }
+        }
+    }
+    for (name, value) in &caller.headers {
+        to.append(name, value.clone());
+    }
+    to.insert(X_FORWARDED_FOR, forwarded_for.map_or_else(|| client.value.clone(), |list| client.last(list)));
+    if let Some(host) = client_host(request) {
+        to.insert(X_FORWARDED_HOST, host);
+    }
+    to.insert(X_FORWARDED_PROTO, HTTPS);
+    to.insert(X_FORWARDED_URI, forwarded_uri(request.uri.path()));
+    to.insert(AUDIT_ID, audit_id.clone());
+    to
+}
+
+/// True for names that never pass as they are: hop-by-hop ones, and those that are set anew.
+fn is_dropped(name: &[u8]) -> bool {
+    match name.first() {
+        Some(b'a') => name == b"audit-id",
+        Some(b'c') => name == b"connection",
+        Some(b'e') => name == b"expect",
+        Some(b'h') => matches!(name, b"host" | b"http2-settings"),
+        Some(b'k') => name == b"keep-alive",
+        Some(b'p') => {
+            matches!(name, b"proxy-connection" | b"proxy-authenticate" | b"proxy-authorization")
+        }
+        Some(b't') => matches!(name, b"te" | b"transfer-encoding"),
+        Some(b'u') => name == b"upgrade",
+        Some(b'x') => {
+            matches!(name, b"x-forwarded-host" | b"x-forwarded-proto" | b"x-forwarded-uri")
+        }
+        _ => false,
+    }
+}
+
+/// What is left of trailers on their way to a backend.
+pub(super) fn trailers_for_backend(trailers: &HeaderMap, identity: &IdentityHeaders) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(trailers.keys_len());
+    for (name, value) in trailers {
+        let dropped = is_dropped(name.as_str().as_bytes()) || *name == X_FORWARDED_FOR;
+        if !dropped && !identity.contains(name.as_str()) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+/// Takes out of a backend's response what is for its connection only, and sets what every response
+/// of ours has: one Audit-Id and a Cache-Control.
+pub(super) fn for_client(headers: &mut HeaderMap, audit_id: &HeaderValue) {
+    let listed: Vec<HeaderName> = match headers.get(CONNECTION) {
+        None => Vec::new(),
+        Some(_) => Listed::new(headers).names().filter_map(|name| name.parse().ok()).collect(),
+    };
+    for name in &listed {
+        headers.remove(name);
+    }
+    for name in
+        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE]
+    {
+        if let http::header::Entry::Occupied(entry) = headers.entry(name) {
+            entry.remove_entry_mult();
+        }
+    }
+    headers.insert(AUDIT_ID, audit_id.clone());
+    headers.entry(CACHE_CONTROL).or_insert(NO_CACHE);
+}
+
+/// The headers that every answer of our own has.
+pub(super) fn for_own(headers: &mut HeaderMap, audit_id: &HeaderValue) {
+    headers.insert(AUDIT_ID, audit_id.clone());
+    headers.entry(CACHE_CONTROL).or_insert(NO_CACHE);
+}
+
+/// The names that a message's `Connection` headers list.
+struct Listed<'a>(Option<&'a HeaderMap>);
+
+impl<'a> Listed<'a> {
+    fn new(headers: &'a HeaderMap) -> Self {
+        Self(headers.contains_key(CONNECTION).then_some(headers))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.0
+            .into_iter()
+            .flat_map(|headers| headers.get_all(CONNECTION))
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(str::trim)
+    }
+
+    fn contains(&self, name: &HeaderName) -> bool {
+        self.0.is_some() && self.names().any(|listed| listed.eq_ignore_ascii_case(name.as_str()))
+    }
+}
+
+fn asks_for_trailers(value: &HeaderValue) -> bool {
+    value.to_str().is_ok_and(|text| {
+        text.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    })
+}
+
+/// True when a `Trailer` header announces identity.
+fn names_identity(value: &HeaderValue, identity: &IdentityHeaders) -> bool {
+    let Ok(text) = value.to_str() else { return true };
+    text.split(',').any(|name| identity.contains(&name.trim().to_ascii_lowercase()))
+}
+
+/// The host that the client asked for.
+pub(super) fn client_host(request: &Parts) -> Option<HeaderValue> {
+    match request.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => request.headers.get(HOST).cloned(),
+    }
+}
+
+/// The client's path for `X-Forwarded-Uri`: cleaned of `//`, `.` and `..` as Go's `path.Clean` does,
+/// its trailing slash kept.
+fn forwarded_uri(path: &str) -> HeaderValue {
+    let cleaned = if path.contains("//") || path.contains("/.") { clean(path) } else { path.to_owned() };
+    let mut value =
+        HeaderValue::try_from(cleaned).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    // Differs from request to request: not worth a place in the header table.
+    value.set_sensitive(true);
+    value
+}
+
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let mut cleaned = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && cleaned.len() > 1 {
+        cleaned.push('/');
+    }
+    cleaned
+}
+
+/// A client's address as a header value, made once a connection.
+#[derive(Debug)]
+pub(super) struct ClientAddress {
+    value: HeaderValue,
+}
+
+impl ClientAddress {
+    /// The address of the connection's other end.
+    pub(super) fn new(address: IpAddr) -> Self {
+        let text = address.to_canonical().to_string();
+        Self { value: HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
+    }
+
+    fn append(&self, list: &mut Option<Vec<u8>>, value: &HeaderValue) {
+        match list {
+            Some(list) => {
+                list.extend_from_slice(b", ");
+                list.extend_from_slice(value.as_bytes());
+            }
+            None => *list = Some(value.as_bytes().to_vec()),
+        }
+    }
+
+    fn last(&self, mut list: Vec<u8>) -> HeaderValue {
+        list.extend_from_slice(b", ");
+        list.extend_from_slice(self.value.as_bytes());
+        HeaderValue::from_bytes(&list).unwrap_or_else(|_| self.value.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::RequestHeaderConfig;
+    use crate::model::user::User;
+    use http::Request;
+
+    fn sent(lines: &[(&'static str, &'static str)]) -> Vec<String> {
+        let mut builder = Request::builder().uri("https://portico:6443/apis/g//v1/./x/");
+        for (name, value) in lines {
+            builder = builder.header(*name, *value);
+        }
+        let (parts, ()) = builder.body(()).unwrap().into_parts();
+        let caller = Caller::new(User { name: "alice".to_owned(), ..User::default() }).unwrap();
+        let identity = IdentityHeaders::new(&RequestHeaderConfig::default());
+        let client = ClientAddress::new("10.1.2.3".parse().unwrap());
+        let id = HeaderValue::from_static("id");
+        let map = for_backend(&parts, &caller, &identity, &client, &id);
+        map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
+    const ALWAYS: [&str; 6] = [
+        "x-remote-user: alice",
+        "x-forwarded-for: 10.1.2.3",
+        "x-forwarded-host: portico:6443",
+        "x-forwarded-proto: https",
+        "x-forwarded-uri: /apis/g/v1/x/",
+        "audit-id: id",
+    ];
+
+    #[test]
+    fn identity_and_hop_by_hop_headers_do_not_pass() {
+        let got = sent(&[
+            ("x-remote-user", "evil"),
+            ("x_remote_user", "evil"),
+            ("x-remote-extra-scopes", "evil"),
+            ("authorization", "Bearer evil"),
+            ("impersonate-user", "evil"),
+            ("connection", "close, x-listed"),
+            ("x-listed", "evil"),
+            ("keep-alive", "1"),
+            ("te", "gzip"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "X_Remote_User"),
+            ("upgrade", "h2c"),
+            ("x-forwarded-host", "evil"),
+            ("audit-id", "other"),
+            ("expect", "100-continue"),
+        ]);
+        assert_eq!(got, ALWAYS);
+    }
+
+    #[test]
+    fn everything_else_passes_in_order_with_its_duplicates() {
+        let got = sent(&[
+            ("accept", "a"),
+            ("accept", "b"),
+            ("cookie", "c"),
+            ("traceparent", "t"),
+            ("te", "trailers"),
+            ("trailer", "grpc-status"),
+            ("x-real-ip", "1"),
+        ]);
+        let passed = got.get(..7).unwrap();
+        assert_eq!(
+            passed,
+            [
+                "accept: a",
+                "accept: b",
+                "cookie: c",
+                "traceparent: t",
+                "te: trailers",
+                "trailer: grpc-status",
+                "x-real-ip: 1",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_clients_address_is_appended_to_what_it_sent() {
+        let got = sent(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2")]);
+        assert!(got.contains(&"x-forwarded-for: 1.1.1.1, 2.2.2.2, 10.1.2.3".to_owned()), "{got:?}");
+    }
+
+    #[test]
+    fn a_response_has_one_audit_id_and_nothing_of_the_backends_connection() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("audit-id", "backend"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "1"),
+            ("content-type", "application/json"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        for_client(&mut headers, &HeaderValue::from_static("ours"));
+        let mut left: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["audit-id: ours", "cache-control: no-cache, private", "content-type: application/json"]
+        );
+    }
+}

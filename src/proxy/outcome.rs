@@ -1,0 +1,134 @@
+//! One record per request, written when it is dropped, so that a cancelled request counts too.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderValue, StatusCode};
+
+use crate::body::{BodyError, Observe};
+use crate::model::rejection::Rejection;
+use crate::runtime::lifecycle::OpenGuard;
+use crate::runtime::telemetry::{Metrics, RouteMetrics};
+use crate::upstream::Lease;
+
+/// The code under which upstream's metrics count a client that went away before its answer.
+const CODE_CLIENT_GONE: u16 = 499;
+
+/// What became of a request, from its headers to the end of its response.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    begun: Instant,
+    verb: &'static str,
+    long_running: bool,
+    route: Arc<RouteMetrics>,
+    metrics: Arc<Metrics>,
+    inflight: Option<prometheus::IntGauge>,
+    pub(super) audit_id: HeaderValue,
+    code: Option<StatusCode>,
+    cause: Option<&'static str>,
+    /// The stream to the backend; ends with the response.
+    pub(super) lease: Option<Lease>,
+    _open: OpenGuard,
+}
+
+impl Outcome {
+    /// Begins to record; `kind` is the gauge of its kind of requests.
+    pub(super) fn new(
+        metrics: &Arc<Metrics>,
+        route: &Arc<RouteMetrics>,
+        verb: &'static str,
+        audit_id: HeaderValue,
+        (open, long_running): (OpenGuard, bool),
+        kind: &prometheus::IntGauge,
+    ) -> Self {
+        kind.inc();
+        Self {
+            begun: Instant::now(),
+            verb,
+            long_running,
+            route: Arc::clone(route),
+            metrics: Arc::clone(metrics),
+            inflight: Some(kind.clone()),
+            audit_id,
+            code: None,
+            cause: None,
+            lease: None,
+            _open: open,
+        }
+    }
+
+    /// The request turned out to be for this route.
+    pub(super) fn set_route(&mut self, route: &Arc<RouteMetrics>) {
+        if let Some(gauge) = route.in_flight() {
+            gauge.inc();
+        }
+        self.route = Arc::clone(route);
+    }
+
+    /// The response's code is known.
+    pub(super) fn answered(&mut self, code: StatusCode) {
+        self.code = Some(code);
+    }
+
+    /// The request ended here.
+    pub(super) fn rejected(&mut self, rejection: &Rejection) {
+        self.code = Some(rejection.code());
+        self.cause = Some(rejection.cause());
+        self.metrics.terminated(self.route.api_service(), rejection.code().as_u16(), rejection.cause());
+    }
+
+    /// When the request began.
+    pub(super) fn begun(&self) -> Instant {
+        self.begun
+    }
+}
+
+impl Observe for Outcome {
+    fn data(&mut self, _bytes: usize) {}
+
+    fn ended(&mut self, error: Option<&BodyError>) {
+        match error {
+            None => {
+                if let Some(lease) = &mut self.lease {
+                    lease.complete();
+                }
+            }
+            Some(error) => {
+                let cause = match error {
+                    BodyError::Deadline => "Deadline",
+                    BodyError::Reset(_) | BodyError::Aborted(_) => "BackendReset",
+                };
+                self.cause = Some(cause);
+                let endpoint = self.lease.as_ref().map(|lease| lease.endpoint().address);
+                tracing::warn!(
+                    apiservice = self.route.api_service(),
+                    cause,
+                    ?endpoint,
+                    audit_id = self.audit_id.to_str().unwrap_or_default(),
+                    %error,
+                    "response aborted"
+                );
+                self.metrics.terminated(self.route.api_service(), self.code_number(), cause);
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn code_number(&self) -> u16 {
+        self.code.map_or(CODE_CLIENT_GONE, |code| code.as_u16())
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        if let Some(gauge) = &self.inflight {
+            gauge.dec();
+        }
+        if let Some(gauge) = self.route.in_flight() {
+            gauge.dec();
+        }
+        let seconds = (!self.long_running).then(|| self.begun.elapsed().as_secs_f64());
+        self.route.record(self.verb, self.code_number(), seconds);
+    }
+}

@@ -1,0 +1,106 @@
+//! A client's certificate chain, judged against an authority after the handshake.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{TlsError, provider};
+
+/// The subject attribute that holds a user's uid (`AllowParsingUserUIDFromCertAuth`).
+const OID_USER_UID: &str = "1.3.6.1.4.1.57683.2";
+
+/// The authorities that may vouch for clients.
+#[derive(Debug)]
+pub struct ClientAuthority {
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// What a client certificate says about its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The last common name of the subject, as Go reads it; empty when there is none.
+    pub common_name: String,
+    /// Every organization of the subject.
+    pub organizations: Vec<String>,
+    /// The uid attribute; an error text when it is repeated or empty.
+    pub uid: Result<Option<String>, &'static str>,
+    /// Lower-case hexadecimal SHA-256 of the certificate.
+    pub fingerprint: String,
+    /// The serial number, for the log.
+    pub serial: String,
+}
+
+impl ClientAuthority {
+    /// An authority from its certificates.
+    pub fn new(place: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Self, TlsError> {
+        let problem = |problem| TlsError::Pem { place: place.to_owned(), problem };
+        let mut store = RootCertStore::empty();
+        for certificate in certificates {
+            store.add(certificate).map_err(|error| problem(error.to_string()))?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider())
+            .build()
+            .map_err(|error| problem(error.to_string()))?;
+        Ok(Self { verifier })
+    }
+
+    /// Verifies a chain, leaf first: issuer, validity and extended key usage `clientAuth`.
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        self.verifier.verify_client_cert(leaf, intermediates, now).map(drop)
+    }
+}
+
+/// The earliest end of validity in a chain, in Unix seconds; what cannot be parsed ends at once.
+pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> i64 {
+    chain
+        .iter()
+        .map(|certificate| match X509Certificate::from_der(certificate) {
+            Ok((_, parsed)) => parsed.validity().not_after.timestamp(),
+            Err(_) => i64::MIN,
+        })
+        .min()
+        .unwrap_or(i64::MIN)
+}
+
+/// Reads what the leaf says about its holder.
+pub fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, String> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|error| format!("bad certificate: {error}"))?;
+    let subject = parsed.subject();
+    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        attribute.as_str().map(str::to_owned).unwrap_or_default()
+    };
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate.as_ref());
+    let fingerprint = digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
+        hex.push_str(&format!("{byte:02x}"));
+        hex
+    });
+    let mut uids = subject
+        .iter_attributes()
+        .filter(|attribute| attribute.attr_type().to_id_string() == OID_USER_UID)
+        .map(text);
+    let uid = match (uids.next(), uids.next()) {
+        (None, _) => Ok(None),
+        (Some(uid), None) if !uid.is_empty() => Ok(Some(uid)),
+        (Some(_), None) => Err("the uid attribute of the subject is empty"),
+        (Some(_), Some(_)) => Err("the subject has more than one uid attribute"),
+    };
+    Ok(Leaf {
+        common_name: subject.iter_common_name().last().map(text).unwrap_or_default(),
+        organizations: subject.iter_organization().map(text).collect(),
+        uid,
+        fingerprint,
+        serial: parsed.raw_serial_as_string(),
+    })
+}

@@ -1,0 +1,117 @@
+//! Key pairs, authorities and the two TLS configurations: towards clients and towards backends.
+
+pub mod backend;
+pub mod client_chain;
+pub mod pki;
+pub mod server;
+mod verifier;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A certificate chain with its private key.
+#[derive(Debug)]
+pub struct KeyPair {
+    /// The leaf first, then its intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's private key.
+    pub key: PrivateKeyDer<'static>,
+}
+
+/// What can be wrong with keys and certificates in files or objects.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// PEM that cannot be parsed, or that holds nothing of what is needed.
+    #[error("{place}: {problem}")]
+    Pem {
+        /// The file, or what the bytes are.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Certificate and key do not belong together, or cannot be used.
+    #[error("{place}: certificate and key cannot be used: {source}")]
+    Pair {
+        /// The certificate's file.
+        place: String,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// A certificate could not be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    /// The system's trusted roots cannot be loaded.
+    #[error("cannot load the system's trusted certificates: {0}")]
+    SystemRoots(String),
+}
+
+/// The one cryptography provider, AWS-LC.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Every certificate in PEM text; an error when there is none or one cannot be parsed, as with Go's
+/// `certutil.ParseCertsPEM`.
+pub fn certificates(place: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let problem = |problem: String| TlsError::Pem { place: place.to_owned(), problem };
+    let found = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| problem(format!("unable to parse bytes as PEM block: {error}")))?;
+    if found.is_empty() {
+        return Err(problem("data does not contain any valid certificates".to_owned()));
+    }
+    Ok(found)
+}
+
+/// Reads a file of PEM certificates.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    certificates(&path.display().to_string(), &read(path)?)
+}
+
+/// Reads a certificate file and a key file; they must match.
+pub fn read_key_pair(certificate: &Path, key: &Path) -> Result<KeyPair, TlsError> {
+    let chain = read_certificates(certificate)?;
+    let place = key.display().to_string();
+    let key = PrivateKeyDer::from_pem_slice(&read(key)?)
+        .map_err(|error| TlsError::Pem { place, problem: format!("no private key: {error}") })?;
+    let pair = KeyPair { chain, key };
+    pair.certified_key(&certificate.display().to_string())?;
+    Ok(pair)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path)
+        .map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+}
+
+impl KeyPair {
+    /// The pair in the form in which TLS uses it; an error when the two do not match.
+    pub fn certified_key(&self, place: &str) -> Result<rustls::sign::CertifiedKey, TlsError> {
+        rustls::sign::CertifiedKey::from_der(
+            self.chain.clone(),
+            self.key.clone_key(),
+            &provider(),
+        )
+        .map_err(|source| TlsError::Pair { place: place.to_owned(), source })
+    }
+}

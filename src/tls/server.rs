@@ -1,0 +1,86 @@
+//! TLS towards clients: a client certificate is asked for, never demanded, and never judged here.
+//!
+//! As with Go's `RequestClientCert`, a bad certificate does not end the handshake: who is calling is
+//! decided per request, so that another authenticator gets its turn. Only the proof that the client
+//! holds the certificate's key is checked. Resumed sessions restore the chain unverified, which is
+//! one more reason to judge it after the handshake.
+
+use std::sync::Arc;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{KeyPair, TlsError, provider};
+
+/// TLS session tickets sent after each full handshake: one is enough for one more connection.
+const TICKETS_PER_HANDSHAKE: usize = 1;
+
+/// The serving configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
+pub fn server_config(pair: &KeyPair, place: &str) -> Result<ServerConfig, TlsError> {
+    let pair_error = |source| TlsError::Pair { place: place.to_owned(), source };
+    let provider = provider();
+    let verifier = Arc::new(RequestClientCertificate { provider: Arc::clone(&provider) });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(pair_error)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(pair.chain.clone(), pair.key.clone_key())
+        .map_err(pair_error)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pair_error)?;
+    Ok(config)
+}
+
+/// Asks for a certificate and takes whichever comes, if the client holds its key.
+#[derive(Debug)]
+struct RequestClientCertificate {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for RequestClientCertificate {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // No hints: Go clients send no certificate at all when none of the hints matches.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

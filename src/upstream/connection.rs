@@ -1,0 +1,299 @@
+//! One connection to an endpoint, HTTP/2 or HTTP/1.1, and the lease of a request on it.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, SendStream};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+
+use super::Config;
+use super::dial::{Dialed, Noted, Watched};
+use super::endpoint::Endpoint;
+use super::pool::{Pool, SlotKey};
+use crate::body::Body;
+use crate::model::fault::Fault;
+use crate::runtime::tasks::{self, AbortOnDrop};
+
+/// Receive window of a stream, in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Requests that one connection carries at most, whatever the peer allows.
+pub(super) const STREAMS_MAX: usize = 250;
+/// Receive window of a connection: as large as all its streams' windows, so that callers who do not
+/// read cannot stop the others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 250;
+/// Largest frame accepted, in bytes; larger frames carry large lists at less cost.
+const FRAME_MAX: u32 = 64 * 1024;
+/// Bytes buffered per stream towards the backend.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Decoded header bytes accepted from a backend; Go's limit.
+const HEADER_LIST_MAX: u32 = 1024 * 1024;
+
+/// A connection that carries many requests.
+#[derive(Debug)]
+pub(super) struct Http2 {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) state: Arc<State>,
+}
+
+/// What a connection's driver, its pool and its requests share.
+#[derive(Debug)]
+pub(super) struct State {
+    in_flight: AtomicUsize,
+    closed: AtomicBool,
+    noted: Noted,
+    /// Since when nothing is open on it, as the pool's sweep saw it.
+    idle_since: Mutex<Option<Instant>>,
+}
+
+/// An idle HTTP/1.1 connection.
+#[derive(Debug)]
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) noted: Noted,
+    pub(super) idle_since: Instant,
+}
+
+/// A request's hold on its connection and endpoint; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    endpoint: Arc<Endpoint>,
+    kind: Kind,
+    /// Carries the request's body; ends with the lease.
+    pub(super) upload: Option<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Http2(Arc<State>),
+    Http1 { connection: Option<Http1>, pool: Arc<Pool>, key: SlotKey },
+}
+
+impl State {
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// True when nothing was open on it at any sweep for that long. Between two sweeps a request
+    /// may come and go unseen; then the connection is closed somewhat early, which costs one dial.
+    pub(super) fn is_idle_for(&self, now: Instant, timeout: Duration) -> bool {
+        let mut since = self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.in_flight() > 0 {
+            *since = None;
+            return false;
+        }
+        now - *since.get_or_insert(now) >= timeout
+    }
+
+    /// The fault that ended the connection, if TLS told one.
+    pub(super) fn noted(&self) -> Option<Fault> {
+        self.noted.get().cloned()
+    }
+}
+
+impl Lease {
+    /// Holds a stream of an HTTP/2 connection.
+    pub(super) fn http2(endpoint: &Arc<Endpoint>, state: &Arc<State>) -> Self {
+        endpoint.begin();
+        state.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { endpoint: Arc::clone(endpoint), kind: Kind::Http2(Arc::clone(state)), upload: None }
+    }
+
+    /// Holds a whole HTTP/1.1 connection.
+    pub(super) fn http1(
+        endpoint: &Arc<Endpoint>,
+        connection: Http1,
+        pool: &Arc<Pool>,
+        key: SlotKey,
+    ) -> Self {
+        endpoint.begin();
+        let kind = Kind::Http1 { connection: Some(connection), pool: Arc::clone(pool), key };
+        Self { endpoint: Arc::clone(endpoint), kind, upload: None }
+    }
+
+    /// The connection's sender, for HTTP/1.1.
+    pub(super) fn http1_mut(&mut self) -> Option<&mut Http1> {
+        match &mut self.kind {
+            Kind::Http1 { connection, .. } => connection.as_mut(),
+            Kind::Http2(_) => None,
+        }
+    }
+
+    /// The fault that ended the connection, if TLS told one.
+    pub(super) fn noted(&self) -> Option<Fault> {
+        match &self.kind {
+            Kind::Http2(state) => state.noted(),
+            Kind::Http1 { connection, .. } => connection.as_ref()?.noted.get().cloned(),
+        }
+    }
+
+    /// The endpoint that serves the request.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The response came to its end: an HTTP/1.1 connection may serve the next request.
+    pub fn complete(&mut self) {
+        let Kind::Http1 { connection, pool, key } = &mut self.kind else { return };
+        let Some(mut connection) = connection.take() else { return };
+        let (pool, key) = (Arc::clone(pool), *key);
+        drop(tasks::spawn("http1-return", async move {
+            if connection.sender.ready().await.is_ok() {
+                connection.idle_since = Instant::now();
+                pool.give_back(key, connection);
+            }
+        }));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.end();
+        if let Kind::Http2(state) = &self.kind {
+            state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Http2 {
+    /// Starts HTTP/2 on a connection; its driver is a task of its own that ends with it.
+    pub(super) async fn start(
+        dialed: Dialed,
+        config: &Config,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Self, h2::Error> {
+        let (sender, mut connection) = h2::client::Builder::new()
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME_MAX)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_header_list_size(HEADER_LIST_MAX)
+            .enable_push(false)
+            .handshake::<_, Bytes>(dialed.stream)
+            .await?;
+        let state = Arc::new(State {
+            in_flight: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            noted: dialed.noted,
+            idle_since: Mutex::new(None),
+        });
+        let ping = connection.ping_pong();
+        let driver = drive(
+            connection,
+            ping,
+            Arc::clone(&state),
+            config.clone(),
+            Arc::clone(endpoint),
+        );
+        drop(tasks::spawn("upstream-http2", driver));
+        Ok(Self { sender, state })
+    }
+
+    /// Opens a stream when there is room: `Ok(None)` when the peer's limit is reached, an error
+    /// when the connection takes no more requests.
+    pub(super) fn try_send(
+        &mut self,
+        request: impl FnOnce() -> http::Request<()>,
+        end_of_stream: bool,
+    ) -> Result<Option<(ResponseFuture, SendStream<Bytes>)>, h2::Error> {
+        match self.sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => self.sender.send_request(request(), end_of_stream).map(Some),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    /// How many requests the connection may carry at a time.
+    pub(super) fn limit(&self) -> usize {
+        self.sender.current_max_send_streams().min(STREAMS_MAX)
+    }
+}
+
+/// Counts a connection for as long as it is open.
+struct Counted(Arc<Endpoint>);
+
+impl Counted {
+    fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.metrics().connections.inc();
+        Self(endpoint)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.metrics().connections.dec();
+    }
+}
+
+/// Runs a connection to its end, and pings it while requests are open on it.
+async fn drive(
+    connection: h2::client::Connection<Watched, Bytes>,
+    ping: Option<PingPong>,
+    state: Arc<State>,
+    config: Config,
+    endpoint: Arc<Endpoint>,
+) {
+    let _counted = Counted::new(Arc::clone(&endpoint));
+    let alive = keep_alive(ping, &state, &config);
+    tokio::select! {
+        ended = connection => match ended {
+            Ok(()) => tracing::debug!(endpoint = %endpoint.address, "upstream connection closed"),
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoint.address, %error, "upstream connection failed");
+            }
+        },
+        () = alive => {
+            tracing::warn!(endpoint = %endpoint.address, "upstream connection does not answer pings");
+        }
+    }
+    state.close();
+}
+
+/// Ends when a ping is not answered in time.
+async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
+    let Some(mut ping) = ping else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(config.ping_interval).await;
+        if state.in_flight() == 0 {
+            continue;
+        }
+        if ping.send_ping(Ping::opaque()).is_err() {
+            return std::future::pending().await;
+        }
+        match timeout(config.ping_timeout, poll_fn(|cx| ping.poll_pong(cx))).await {
+            Ok(Ok(_)) => {}
+            // The connection's own end says what happened.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+impl Http1 {
+    /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
+    pub(super) async fn start(dialed: Dialed, endpoint: &Arc<Endpoint>) -> Result<Self, hyper::Error> {
+        let (sender, connection) =
+            http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
+        let counted = Counted::new(Arc::clone(endpoint));
+        drop(tasks::spawn("upstream-http1", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(endpoint = %counted.0.address, %error, "upstream connection failed");
+            }
+        }));
+        Ok(Self { sender, noted: dialed.noted, idle_since: Instant::now() })
+    }
+}

@@ -1,0 +1,194 @@
+//! Connects to an endpoint: TCP, then TLS; and says what went wrong in one word.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use rustls::{AlertDescription, CertificateError, Error as TlsError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::endpoint::{Backend, Endpoint};
+use crate::model::fault::{Fault, Hop};
+
+/// What the connection itself met; read by the requests that fail with it.
+pub(super) type Noted = Arc<OnceLock<Fault>>;
+
+/// A connection to an endpoint, ready for HTTP.
+#[derive(Debug)]
+pub(super) struct Dialed {
+    pub(super) stream: Watched,
+    /// True when ALPN chose HTTP/2.
+    pub(super) http2: bool,
+    pub(super) noted: Noted,
+}
+
+/// Makes a connection; the endpoint's address is in the fault's detail only.
+pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Dialed, Fault> {
+    let (config, name) = backend.tls()?;
+    let address = endpoint.address;
+    let connecting = TcpStream::connect(address);
+    let stream = match timeout(backend.config.connect_timeout, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            return Err(Fault::new(connect_hop(&error), format!("dial tcp {address}: {error}")));
+        }
+        Err(_) => {
+            return Err(Fault::new(Hop::ConnectTimeout, format!("dial tcp {address}: i/o timeout")));
+        }
+    };
+    if let Err(error) = stream.set_nodelay(true) {
+        return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp {address}: {error}")));
+    }
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    match timeout(backend.config.handshake_timeout, handshake).await {
+        Ok(Ok(stream)) => {
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let noted = Noted::default();
+            Ok(Dialed { stream: Watched { stream, noted: Arc::clone(&noted) }, http2, noted })
+        }
+        Ok(Err(error)) => {
+            let hop = tls_hop(&error).unwrap_or(Hop::HandshakeFailed);
+            Err(Fault::new(hop, format!("{address}: tls: {error}")))
+        }
+        Err(_) => {
+            Err(Fault::new(Hop::HandshakeTimeout, format!("{address}: net/http: TLS handshake timeout")))
+        }
+    }
+}
+
+fn connect_hop(error: &io::Error) -> Hop {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Hop::ConnectRefused,
+        io::ErrorKind::TimedOut => Hop::ConnectTimeout,
+        _ => Hop::ConnectFailed,
+    }
+}
+
+/// The TLS fault inside an I/O error; `None` when there is none.
+fn tls_hop(error: &io::Error) -> Option<Hop> {
+    let tls = error.get_ref()?.downcast_ref::<TlsError>()?;
+    Some(match tls {
+        TlsError::InvalidCertificate(certificate) => certificate_hop(certificate),
+        TlsError::AlertReceived(alert) if refuses_certificate(*alert) => {
+            Hop::ClientCertificateRefused
+        }
+        TlsError::InvalidMessage(_) => Hop::NotTls,
+        _ => Hop::HandshakeFailed,
+    })
+}
+
+fn certificate_hop(error: &CertificateError) -> Hop {
+    match error {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => Hop::UnknownAuthority,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Hop::NameMismatch
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            Hop::CertificateExpired
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            Hop::CertificateNotYetValid
+        }
+        _ => Hop::CertificateInvalid,
+    }
+}
+
+/// Alerts by which a server says that it does not take our certificate.
+fn refuses_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
+}
+
+/// The stream of a connection, which notes the TLS fault that ends it: with TLS 1.3 a server
+/// refuses our certificate only after the handshake is over for us, and the HTTP libraries keep no
+/// more than the text of such an error.
+#[derive(Debug)]
+pub(super) struct Watched {
+    stream: TlsStream<TcpStream>,
+    noted: Noted,
+}
+
+impl Watched {
+    fn note(&self, error: &io::Error) {
+        if let Some(hop) = tls_hop(error) {
+            // The first fault is the cause, later ones its consequences.
+            let _first = self.noted.set(Fault::new(hop, format!("tls: {error}")));
+        }
+    }
+
+    /// A write that fails may have an alert behind it, unread, that says why.
+    fn read_alert(&mut self, cx: &mut Context<'_>) {
+        let mut scratch = [0; 512];
+        let mut buf = ReadBuf::new(&mut scratch);
+        if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
+            self.note(&error);
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.note(error);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.read_alert(cx);
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.read_alert(cx);
+        }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

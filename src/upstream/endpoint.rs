@@ -1,0 +1,295 @@
+//! Backends and their endpoints: what all data-plane threads share about them.
+//!
+//! Endpoints survive changes of the routing table, so that what one thread learns about one is every
+//! thread's knowledge; they hold atomics only.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use http::uri::Authority;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::time::Instant;
+
+use super::{BackendSpec, Config};
+use crate::model::endpoints::Targets;
+use crate::model::fault::{Fault, Hop, ServicePort};
+use crate::runtime::telemetry::{EndpointMetrics, Metrics};
+use crate::tls::backend::{Trust, client_config};
+
+/// Requests that may wait for a connection to one backend at a time, over all threads.
+const WAITING_MAX: usize = 2_000;
+
+/// One address of a backend.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Unique over the life of the process: the pools' key.
+    pub id: u64,
+    /// Where it listens.
+    pub address: SocketAddr,
+    service: ServicePort,
+    in_flight: AtomicUsize,
+    metrics: Arc<Metrics>,
+    series: OnceLock<EndpointMetrics>,
+}
+
+impl Endpoint {
+    fn new(service: &ServicePort, address: SocketAddr, metrics: &Arc<Metrics>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            address,
+            service: service.clone(),
+            in_flight: AtomicUsize::new(0),
+            metrics: Arc::clone(metrics),
+            series: OnceLock::new(),
+        }
+    }
+
+    /// Requests that are open on it, over all threads.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Its series, made on first use and removed with the endpoint.
+    pub fn metrics(&self) -> &EndpointMetrics {
+        self.series.get_or_init(|| {
+            EndpointMetrics::new(
+                &self.metrics,
+                &format!("{}/{}", self.service.namespace, self.service.name),
+                &self.address.to_string(),
+            )
+        })
+    }
+
+    pub(super) fn begin(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.metrics().in_flight.inc();
+    }
+
+    pub(super) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.metrics().in_flight.dec();
+    }
+}
+
+/// The endpoints of a backend as a request finds them.
+pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
+
+/// A service with its TLS identity.
+#[derive(Debug)]
+pub struct Backend {
+    spec: BackendSpec,
+    pub(super) config: Config,
+    pub(super) authority: Authority,
+    server_name: Option<ServerName<'static>>,
+    tls: OnceLock<Result<Arc<ClientConfig>, Fault>>,
+    destination: ArcSwap<Destination>,
+    resolved: Mutex<Option<(Instant, Endpoints)>>,
+    resolving: tokio::sync::Mutex<()>,
+    waiting: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Destination {
+    targets: Targets,
+    endpoints: Endpoints,
+}
+
+impl Backend {
+    /// A backend that has no endpoint yet.
+    pub fn new(spec: BackendSpec, config: Config, metrics: &Arc<Metrics>) -> Self {
+        let name = spec.service.server_name();
+        let authority = format!("{name}:{}", spec.service.port)
+            .parse()
+            .unwrap_or_else(|_| Authority::from_static("invalid"));
+        Self {
+            authority,
+            server_name: ServerName::try_from(name).ok(),
+            spec,
+            config,
+            tls: OnceLock::new(),
+            destination: ArcSwap::from_pointee(Destination {
+                targets: Targets::Addresses(Vec::new()),
+                endpoints: Arc::new([]),
+            }),
+            resolved: Mutex::new(None),
+            resolving: tokio::sync::Mutex::new(()),
+            waiting: AtomicUsize::new(0),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// The service.
+    pub fn service(&self) -> &ServicePort {
+        &self.spec.service
+    }
+
+    /// The endpoints as far as they are known without asking the DNS.
+    pub fn known_endpoints(&self) -> Vec<Arc<Endpoint>> {
+        let known = self.destination.load().endpoints.to_vec();
+        if known.is_empty() { self.last_resolved().map_or(known, |(_, last)| last.to_vec()) } else { known }
+    }
+
+    /// Sets where requests go from now on; endpoints that stay keep their state.
+    pub(super) fn set_targets(&self, targets: &Targets) {
+        let current = self.destination.load_full();
+        if current.targets == *targets {
+            return;
+        }
+        let endpoints = match targets {
+            Targets::Addresses(addresses) => self.keep(&current.endpoints, addresses),
+            Targets::Name { .. } => Arc::new([]),
+        };
+        *self.lock_resolved() = None;
+        self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
+    }
+
+    fn keep(&self, current: &[Arc<Endpoint>], addresses: &[SocketAddr]) -> Endpoints {
+        addresses
+            .iter()
+            .map(|address| {
+                current.iter().find(|endpoint| endpoint.address == *address).map_or_else(
+                    || Arc::new(Endpoint::new(&self.spec.service, *address, &self.metrics)),
+                    Arc::clone,
+                )
+            })
+            .collect()
+    }
+
+    /// The endpoints now; an external name is resolved when its last answer is too old.
+    pub(super) async fn endpoints(&self) -> Result<Endpoints, Fault> {
+        let destination = self.destination.load_full();
+        let found = match &destination.targets {
+            Targets::Addresses(_) => Arc::clone(&destination.endpoints),
+            Targets::Name { host, port } => match self.fresh() {
+                Some(endpoints) => endpoints,
+                None => Box::pin(self.resolve(host, *port)).await?,
+            },
+        };
+        if found.is_empty() { Err(Hop::NoEndpoints.into()) } else { Ok(found) }
+    }
+
+    fn last_resolved(&self) -> Option<(Instant, Endpoints)> {
+        self.lock_resolved().clone()
+    }
+
+    fn fresh(&self) -> Option<Endpoints> {
+        let (when, endpoints) = self.last_resolved()?;
+        (when.elapsed() < self.config.dns_ttl).then_some(endpoints)
+    }
+
+    /// Asks the DNS, one request at a time; an old answer is better than none.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Endpoints, Fault> {
+        let _turn = self.resolving.lock().await;
+        if let Some(endpoints) = self.fresh() {
+            return Ok(endpoints);
+        }
+        let old = self.last_resolved().map(|(_, endpoints)| endpoints);
+        let answer = match tokio::net::lookup_host((host, port)).await {
+            Ok(addresses) => Ok(addresses.collect::<Vec<_>>()),
+            Err(error) => Err(Fault::new(Hop::NameNotResolved, format!("{host}: {error}"))),
+        };
+        let endpoints = match (answer, old) {
+            (Ok(addresses), old) => self.keep(old.as_deref().unwrap_or_default(), &addresses),
+            (Err(fault), Some(old)) => {
+                tracing::warn!(host, detail = %fault.detail, "external name not resolved, last answer kept");
+                old
+            }
+            (Err(fault), None) => return Err(fault),
+        };
+        *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
+        Ok(endpoints)
+    }
+
+    fn lock_resolved(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Endpoints)>> {
+        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The TLS configuration, made when it is first needed.
+    pub(super) fn tls(&self) -> Result<(Arc<ClientConfig>, ServerName<'static>), Fault> {
+        let config = self.tls.get_or_init(|| {
+            let trust = if self.spec.insecure_skip_tls_verify {
+                Trust::Anybody
+            } else if self.spec.ca_bundle.is_empty() {
+                Trust::System
+            } else {
+                Trust::CaBundle(&self.spec.ca_bundle)
+            };
+            client_config(trust, self.config.identity.as_deref())
+                .map_err(|error| Fault::new(Hop::InvalidCaBundle, error.to_string()))
+        });
+        let name = self.server_name.clone().ok_or_else(|| {
+            Fault::new(Hop::NameMismatch, "namespace and name make no valid host name")
+        })?;
+        Ok((Arc::clone(config.as_ref().map_err(Fault::clone)?), name))
+    }
+
+    /// Counts a request that has to wait for a connection; refused past the limit.
+    pub(super) fn wait(self: &Arc<Self>) -> Result<Waiting, Fault> {
+        let waiting = Waiting(Arc::clone(self));
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+            return Err(Fault::new(Hop::Overloaded, format!("{WAITING_MAX} requests are waiting")));
+        }
+        Ok(waiting)
+    }
+}
+
+/// A request that waits for a connection.
+#[derive(Debug)]
+pub(super) struct Waiting(Arc<Backend>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend() -> Backend {
+        let spec = BackendSpec {
+            service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
+            ca_bundle: Vec::new(),
+            insecure_skip_tls_verify: true,
+        };
+        Backend::new(spec, Config::default(), &Arc::new(Metrics::new().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_stay_keep_their_state_when_others_come_and_go() {
+        let backend = backend();
+        let addresses =
+            |list: &[&str]| Targets::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
+        backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
+        let before = backend.endpoints().await.unwrap();
+        backend.set_targets(&addresses(&["127.0.0.1:2", "127.0.0.1:3"]));
+        let after = backend.endpoints().await.unwrap();
+        assert!(Arc::ptr_eq(&before[1], &after[0]));
+        backend.set_targets(&addresses(&[]));
+        assert_eq!(backend.endpoints().await.unwrap_err().hop, Hop::NoEndpoints);
+    }
+
+    #[tokio::test]
+    async fn an_external_name_is_resolved_once_while_its_answer_is_fresh() {
+        let backend = backend();
+        backend.set_targets(&Targets::Name { host: "localhost".to_owned(), port: 7 });
+        let first = backend.endpoints().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &backend.endpoints().await.unwrap()));
+        assert!(first.iter().all(|endpoint| endpoint.address.port() == 7));
+    }
+
+    #[test]
+    fn requests_past_the_limit_of_waiting_ones_are_refused_at_once() {
+        let backend = Arc::new(backend());
+        let waiting: Vec<_> = (0..WAITING_MAX).map(|_| backend.wait().unwrap()).collect();
+        assert_eq!(backend.wait().unwrap_err().hop, Hop::Overloaded);
+        drop(waiting);
+        assert!(backend.wait().is_ok());
+    }
+}
