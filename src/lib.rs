@@ -2,4 +2,5 @@
 
 pub mod model;
 pub mod runtime;
+pub mod store;
 pub mod upstream;
