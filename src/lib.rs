@@ -1,5 +1,6 @@
 //! portico
 
+pub mod control;
 pub mod model;
 pub mod runtime;
 pub mod store;

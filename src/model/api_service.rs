@@ -320,9 +320,8 @@ mod tests {
         let version = format!("spec.version: Invalid value: \"1\": {NOT_A_LABEL}");
         check("1.example.com", json!({"version": "1"}), &[&version]);
         let long = "v".repeat(64);
-        let length = format!(
-            "spec.version: Invalid value: \"{long}\": must be no more than 63 characters"
-        );
+        let length =
+            format!("spec.version: Invalid value: \"{long}\": must be no more than 63 characters");
         check(&format!("{long}.example.com"), json!({"version": long}), &[&length]);
     }
 
@@ -379,7 +378,8 @@ mod tests {
             available_cell(object)
         };
         assert_eq!(available_cell(&object), "Unknown");
-        let condition = |status, reason| json!({"type": "Available", "status": status, "reason": reason});
+        let condition =
+            |status, reason| json!({"type": "Available", "status": status, "reason": reason});
         assert_eq!(cell(&mut object, condition("True", "Passed")), "True");
         assert_eq!(
             cell(&mut object, condition("False", "MissingEndpoints")),

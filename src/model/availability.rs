@@ -188,7 +188,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn service(spec: Value) -> Service {
-        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service", "spec": spec})).unwrap()
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service", "spec": spec}))
+            .unwrap()
     }
 
     fn cluster_ip(port: u16) -> Service {
@@ -285,8 +286,12 @@ mod tests {
 
     #[test]
     fn a_local_api_service_is_always_available() {
-        let facts =
-            Facts { service_ref: None, service: None, slices: &[], routing: EndpointRouting::ClusterIp };
+        let facts = Facts {
+            service_ref: None,
+            service: None,
+            slices: &[],
+            routing: EndpointRouting::ClusterIp,
+        };
         let verdict = decide(&facts);
         assert_eq!((verdict.condition, verdict.fault), (Condition::local(), None));
     }

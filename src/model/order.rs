@@ -100,8 +100,19 @@ mod tests {
     #[test]
     fn versions_are_compared_as_kubernetes_does() {
         let sorted = [
-            "v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1",
-            "foo10", "v1alpha", "v1beta1x", "vx",
+            "v10",
+            "v2",
+            "v1",
+            "v11beta2",
+            "v10beta3",
+            "v3beta1",
+            "v12alpha1",
+            "v11alpha2",
+            "foo1",
+            "foo10",
+            "v1alpha",
+            "v1beta1x",
+            "vx",
         ];
         let mut versions = sorted;
         versions.reverse();

@@ -51,7 +51,11 @@ impl History {
     pub(super) fn list(&self, kind: Option<Kind>) -> Vec<Arc<Stored>> {
         let Some(kind) = kind else { return self.objects.values().cloned().collect() };
         let from_first = self.objects.range(Key::new(kind, "", "")..);
-        from_first.take_while(|(key, _)| key.kind == kind).map(|(_, stored)| stored).cloned().collect()
+        from_first
+            .take_while(|(key, _)| key.kind == kind)
+            .map(|(_, stored)| stored)
+            .cloned()
+            .collect()
     }
 
     /// Stores the object at the next revision.

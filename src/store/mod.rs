@@ -13,15 +13,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Endpoints, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
-    APIService, APIServiceStatus,
-};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceStatus};
 use tokio::sync::watch;
 
 use crate::model::availability::{Condition, set_condition};
 
-pub use history::SinceError;
 use history::History;
+pub use history::SinceError;
 
 /// How many events watches can go back.
 const HISTORY_EVENTS_MAX: usize = 10_000;
@@ -382,7 +380,10 @@ mod tests {
         let first = metadata(&store);
         store.apply(vec![Change::Put(api_service("a", 2))]);
         let second = metadata(&store);
-        assert_eq!((&first.uid, &first.creation_timestamp), (&second.uid, &second.creation_timestamp));
+        assert_eq!(
+            (&first.uid, &first.creation_timestamp),
+            (&second.uid, &second.creation_timestamp)
+        );
         assert_ne!(first.resource_version, second.resource_version);
         store.apply(vec![Change::Delete(Key::api_service("a"))]);
         store.apply(vec![Change::Put(api_service("a", 2))]);
