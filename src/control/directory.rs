@@ -4,6 +4,7 @@
 //! an object in several files, the file first by name is followed. What a file held stays while the
 //! file, or the object in it, is faulty.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -178,17 +179,17 @@ impl Directory {
         for mut object in contents.objects {
             let faults = complete(&mut object);
             let key = object.key();
-            let object = match faults.is_empty() {
-                true => Some(object),
-                false => {
-                    rejected(&path, &key, &faults);
-                    before.get(&key).cloned()
+            let last = before.get(&key).cloned();
+            let object = if faults.is_empty() { Some(object) } else { last };
+            if !faults.is_empty() {
+                rejected(&path, &key, &faults);
+            }
+            match (objects.entry(key), object) {
+                (Entry::Occupied(entry), _) => report_twice(&path, &path, entry.key()),
+                (Entry::Vacant(entry), Some(object)) => {
+                    entry.insert(object);
                 }
-            };
-            if objects.contains_key(&key) {
-                report_twice(&path, &path, &key);
-            } else if let Some(object) = object {
-                objects.insert(key, object);
+                (Entry::Vacant(_), None) => {}
             }
         }
         before.retain(|key, _| !objects.contains_key(key));

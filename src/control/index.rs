@@ -1,7 +1,7 @@
-//! The objects as the loop needs them: for each APIService its service's facts, and for each changed
-//! object the APIServices it concerns.
+//! The objects as the loop needs them: for each APIService its service's facts, and for each
+//! changed object the `APIServices` it concerns.
 //!
-//! Plain data: events in, names of affected APIServices and decisions about them out.
+//! Plain data: events in, names of affected `APIServices` and decisions about them out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::model::routing_table::OWN_GROUP;
 use crate::store::{Event, EventKind, Key, Kind, Object, Stored};
 use crate::upstream::BackendSpec;
 
-/// Names of APIServices, in order.
+/// Names of `APIServices`, in order.
 pub(super) type Names = BTreeSet<Arc<str>>;
 
 /// The objects the loop has seen.
@@ -93,7 +93,7 @@ pub(super) struct Outline {
 }
 
 impl Index {
-    /// Takes in what happened; the APIServices that it concerns.
+    /// Takes in what happened; the `APIServices` that it concerns.
     pub(super) fn apply(&mut self, events: &[Event]) -> Names {
         let mut affected = Names::new();
         for event in events {

@@ -328,7 +328,7 @@ metadata: {resourceVersion: \"\"}
         check_broken(Format::Yaml, &port, 5, "");
         let twice = format!("{service}spec: {{}}\nspec: {{}}\n");
         check_broken(Format::Yaml, &twice, 4, "duplicate");
-        check_broken(Format::Yaml, "just text\n", 1, "apiVersion and kind");
+        check_broken(Format::Yaml, "just text\n", 0, "apiVersion and kind");
         check_broken(Format::Yaml, "metadata: {name: a}\n", 0, "no apiVersion and kind");
         let json = "{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n \"spec\": 1}";
         check_broken(Format::Json, json, 2, "invalid type");

@@ -65,7 +65,7 @@ impl Fixture {
     }
 }
 
-fn api_service(group: &str, service: Value) -> Change {
+fn api_service(group: &str, service: &Value) -> Change {
     Change::Put(Object::ApiService(
         serde_json::from_value(json!({
             "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
@@ -78,7 +78,7 @@ fn api_service(group: &str, service: Value) -> Change {
 }
 
 fn remote(group: &str, service: &str) -> Change {
-    api_service(group, json!({"namespace": "n", "name": service, "port": 443}))
+    api_service(group, &json!({"namespace": "n", "name": service, "port": 443}))
 }
 
 fn service(name: &str) -> Change {
@@ -148,7 +148,7 @@ fn an_api_service_that_turns_local_or_names_another_service_is_routed_anew() {
     assert_eq!(fixture.fault("g"), None);
     fixture.apply(vec![service("t")]);
     assert_eq!(fixture.fault("g"), None);
-    fixture.apply(vec![api_service("g", Value::Null)]);
+    fixture.apply(vec![api_service("g", &Value::Null)]);
     assert!(matches!(&*fixture.route("g").unwrap(), Route::Local));
     assert_eq!(fixture.condition("v1.g"), "Local");
 }
@@ -156,7 +156,7 @@ fn an_api_service_that_turns_local_or_names_another_service_is_routed_anew() {
 #[test]
 fn the_own_group_is_never_routed() {
     let mut fixture = fixture();
-    fixture.apply(vec![api_service("apiregistration.k8s.io", Value::Null)]);
+    fixture.apply(vec![api_service("apiregistration.k8s.io", &Value::Null)]);
     assert!(fixture.route("apiregistration.k8s.io").is_none());
     assert_eq!(fixture.view.load().groups().count(), 0);
 }
@@ -194,9 +194,9 @@ fn one_change_among_five_thousand_leaves_every_other_route_alone() {
     let before = routes(&fixture);
     fixture.apply(vec![slice("a", "g7", true)]);
     let after = routes(&fixture);
-    let changed: Vec<usize> =
+    let moved: Vec<usize> =
         (0..all.len()).filter(|&at| !Arc::ptr_eq(&before[at], &after[at])).collect();
-    assert_eq!(changed, [7]);
+    assert_eq!(moved, [7]);
 }
 
 #[test]

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn api_service(name: &str, spec: Value) -> APIService {
+    fn api_service(name: &str, spec: &Value) -> APIService {
         serde_json::from_value(json!({
             "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
             "metadata": {"name": name}, "spec": spec,
@@ -273,18 +273,18 @@ mod tests {
     }
 
     /// A valid spec with some fields replaced; `null` takes one out.
-    fn spec(changes: Value) -> Value {
+    fn spec(changes: &Value) -> Value {
         let mut spec = json!({
             "group": "example.com", "version": "v1", "groupPriorityMinimum": 100,
             "versionPriority": 10, "service": {"namespace": "n", "name": "s"},
         });
-        json_patch::merge(&mut spec, &changes);
+        json_patch::merge(&mut spec, changes);
         spec
     }
 
     #[track_caller]
-    fn check(name: &str, changes: Value, expected: &[&str]) {
-        let mut object = api_service(name, spec(changes));
+    fn check(name: &str, changes: &Value, expected: &[&str]) {
+        let mut object = api_service(name, &spec(changes));
         set_defaults(&mut object);
         let errors: Vec<String> = validate(&object).iter().map(ToString::to_string).collect();
         assert_eq!(errors, expected);
@@ -293,18 +293,18 @@ mod tests {
     #[test]
     fn names_are_version_dot_group() {
         let name = "v1.example.com";
-        check(name, json!({}), &[]);
-        check("v1.", json!({"group": null}), &[]);
+        check(name, &json!({}), &[]);
+        check("v1.", &json!({"group": null}), &[]);
         let required = "metadata.name: Required value: name or generateName is required";
-        check("", json!({}), &[required]);
-        check("..", json!({}), &["metadata.name: Invalid value: \"..\": may not be '..'"]);
+        check("", &json!({}), &[required]);
+        check("..", &json!({}), &["metadata.name: Invalid value: \"..\": may not be '..'"]);
         let slash = "metadata.name: Invalid value: \"a/%\": may not contain '/'";
         let percent = "metadata.name: Invalid value: \"a/%\": may not contain '%'";
-        check("a/%", json!({}), &[slash, percent]);
+        check("a/%", &json!({}), &[slash, percent]);
         let other = "metadata.name: Invalid value: \"v2.example.com\": must be \
                      `spec.version+\".\"+spec.group`: \"v1.example.com\"";
-        check("v2.example.com", json!({}), &[other]);
-        let mut generated = api_service("", spec(json!({})));
+        check("v2.example.com", &json!({}), &[other]);
+        let mut generated = api_service("", &spec(&json!({})));
         generated.metadata.generate_name = Some("v1.".to_owned());
         let fields: Vec<_> = validate(&generated).iter().map(|error| error.field).collect();
         assert_eq!(fields, ["metadata.generateName", "metadata.name"]);
@@ -314,24 +314,24 @@ mod tests {
     fn groups_and_versions_are_dns_names() {
         let empty = "spec.group: Required value: only v1 may have an empty group and it better be \
                      legacy kube";
-        check("v2.", json!({"group": null, "version": "v2"}), &[empty]);
+        check("v2.", &json!({"group": null, "version": "v2"}), &[empty]);
         let group = format!("spec.group: Invalid value: \"A\": {NOT_A_SUBDOMAIN}");
-        check("v1.A", json!({"group": "A"}), &[&group]);
+        check("v1.A", &json!({"group": "A"}), &[&group]);
         let version = format!("spec.version: Invalid value: \"1\": {NOT_A_LABEL}");
-        check("1.example.com", json!({"version": "1"}), &[&version]);
+        check("1.example.com", &json!({"version": "1"}), &[&version]);
         let long = "v".repeat(64);
         let length =
             format!("spec.version: Invalid value: \"{long}\": must be no more than 63 characters");
-        check(&format!("{long}.example.com"), json!({"version": long}), &[&length]);
+        check(&format!("{long}.example.com"), &json!({"version": long}), &[&length]);
     }
 
     #[test]
     fn priorities_and_ports_have_bounds() {
         let name = "v1.example.com";
-        check(name, json!({"groupPriorityMinimum": 20000, "versionPriority": 1000}), &[]);
+        check(name, &json!({"groupPriorityMinimum": 20000, "versionPriority": 1000}), &[]);
         check(
             name,
-            json!({"groupPriorityMinimum": 20001, "versionPriority": 0}),
+            &json!({"groupPriorityMinimum": 20001, "versionPriority": 0}),
             &[
                 "spec.groupPriorityMinimum: Invalid value: 20001: must be positive and less than \
                  20000",
@@ -340,7 +340,7 @@ mod tests {
         );
         let port = "spec.service.port: Invalid value: 0: port is not valid: must be between 1 and \
                     65535, inclusive";
-        check(name, json!({"service": {"port": 0}}), &[port]);
+        check(name, &json!({"service": {"port": 0}}), &[port]);
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
         let name = "v1.example.com";
         check(
             name,
-            json!({"service": null, "caBundle": "YWJj", "insecureSkipTLSVerify": true}),
+            &json!({"service": null, "caBundle": "YWJj", "insecureSkipTLSVerify": true}),
             &[
                 "spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a \
                  caBundle",
@@ -358,7 +358,7 @@ mod tests {
         );
         check(
             name,
-            json!({"service": {"namespace": null, "name": null}, "caBundle": "YWJj",
+            &json!({"service": {"namespace": null, "name": null}, "caBundle": "YWJj",
                    "insecureSkipTLSVerify": true}),
             &[
                 "spec.service.namespace: Required value",
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn table_cells_are_upstreams() {
-        let mut object = api_service("v1.example.com", spec(json!({})));
+        let mut object = api_service("v1.example.com", &spec(&json!({})));
         assert_eq!(service_cell(&object), "n/s");
         let cell = |object: &mut APIService, condition: Value| {
             object.status = serde_json::from_value(json!({"conditions": [condition]})).unwrap();
@@ -386,7 +386,7 @@ mod tests {
             "False (MissingEndpoints)"
         );
         assert_eq!(cell(&mut object, condition("False", "")), "False");
-        let local = api_service("v1.example.com", spec(json!({"service": null})));
+        let local = api_service("v1.example.com", &spec(&json!({"service": null})));
         assert_eq!(service_cell(&local), "Local");
     }
 }

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn service(spec: Value) -> Service {
+    fn service(spec: &Value) -> Service {
         serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service", "spec": spec}))
             .unwrap()
     }
@@ -198,7 +198,7 @@ mod tests {
 
     fn typed(kind: &str, port: u16) -> Service {
         let port = json!({"name": "testPort", "port": port});
-        service(json!({"type": kind, "clusterIP": "10.0.0.9", "ports": [port]}))
+        service(&json!({"type": kind, "clusterIP": "10.0.0.9", "ports": [port]}))
     }
 
     fn slice(ready: bool, port_name: &str) -> EndpointSlice {
@@ -268,7 +268,7 @@ mod tests {
             check(Some(&service), &[], EndpointRouting::ClusterIp, PASSED);
             check(Some(&service), &[slice(false, "testPort")], EndpointRouting::Endpoints, MISSING);
         }
-        let name = service(json!({"type": "ExternalName", "externalName": "example.com"}));
+        let name = service(&json!({"type": "ExternalName", "externalName": "example.com"}));
         check(Some(&name), &[], EndpointRouting::ClusterIp, PASSED);
         check(Some(&name), &[], EndpointRouting::Endpoints, PASSED);
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_service_that_cannot_be_routed_to_fails_as_upstreams_probe_does() {
         let port = json!({"name": "testPort", "port": 1234});
-        let headless = service(json!({"clusterIP": "None", "ports": [port]}));
+        let headless = service(&json!({"clusterIP": "None", "ports": [port]}));
         let message = "cannot route to service with ClusterIP \"None\"";
         let expected = (Status::False, "FailedDiscoveryCheck", message);
         let ready = [slice(true, "testPort")];

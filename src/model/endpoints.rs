@@ -267,7 +267,7 @@ mod tests {
         ServicePort { namespace: "one".into(), name: "alfa".into(), port: 443 }
     }
 
-    fn service(spec: Value) -> Service {
+    fn service(spec: &Value) -> Service {
         serde_json::from_value(json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"namespace": "one", "name": "alfa"}, "spec": spec,
@@ -275,7 +275,7 @@ mod tests {
         .unwrap()
     }
 
-    fn slice(family: &str, endpoints: Value, ports: Value) -> EndpointSlice {
+    fn slice(family: &str, endpoints: &Value, ports: &Value) -> EndpointSlice {
         serde_json::from_value(json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "one", "name": "alfa-1",
@@ -289,7 +289,7 @@ mod tests {
         let endpoints: Vec<Value> =
             addresses.iter().map(|address| json!({"addresses": [address]})).collect();
         let family = if addresses.iter().any(|a| a.contains(':')) { "IPv6" } else { "IPv4" };
-        slice(family, json!(endpoints), json!([{"name": "https", "port": 1443}]))
+        slice(family, &json!(endpoints), &json!([{"name": "https", "port": 1443}]))
     }
 
     fn text(resolved: Result<Targets, Fault>) -> String {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(spec: Value, slices: &[EndpointSlice], cluster_ip: &str, endpoints: &str) {
+    fn check(spec: &Value, slices: &[EndpointSlice], cluster_ip: &str, endpoints: &str) {
         let service = service(spec);
         let slices: Vec<&EndpointSlice> = slices.iter().collect();
         let by = |routing| text(resolve(&service_ref(), Some(&service), &slices, routing));
@@ -321,21 +321,21 @@ mod tests {
         let none = |word| format!("{word}: no endpoints available for service \"alfa\"");
         let wrong = json!({"type": "ClusterIP", "clusterIP": "10.0.0.9",
                            "ports": [{"name": "https", "port": 1443}]});
-        check(wrong, &local(), no_port, no_port);
+        check(&wrong, &local(), no_port, no_port);
         for kind in ["ClusterIP", "LoadBalancer", "NodePort", ""] {
-            check(hit(kind), &local(), "10.0.0.9:443", "127.0.0.1:1443");
+            check(&hit(kind), &local(), "10.0.0.9:443", "127.0.0.1:1443");
         }
-        check(hit("ClusterIP"), &[], "10.0.0.9:443", &none("EndpointsNotFound"));
-        let empty = [slice("IPv4", json!([]), json!([{"name": "https", "port": 1443}]))];
-        check(hit("ClusterIP"), &empty, "10.0.0.9:443", &none("NoEndpoints"));
+        check(&hit("ClusterIP"), &[], "10.0.0.9:443", &none("EndpointsNotFound"));
+        let empty = [slice("IPv4", &json!([]), &json!([{"name": "https", "port": 1443}]))];
+        check(&hit("ClusterIP"), &empty, "10.0.0.9:443", &none("NoEndpoints"));
         let headless = json!({"type": "ClusterIP", "clusterIP": "None", "ports": https});
         let refused = "ServiceNotRoutable: cannot route to service with ClusterIP \"None\"";
-        check(headless.clone(), &local(), refused, "127.0.0.1:1443");
-        check(headless, &[], refused, &none("EndpointsNotFound"));
+        check(&headless, &local(), refused, "127.0.0.1:1443");
+        check(&headless, &[], refused, &none("EndpointsNotFound"));
         let external = json!({"type": "ExternalName", "externalName": "foo.bar.com"});
-        check(external, &[], "foo.bar.com:443", "foo.bar.com:443");
+        check(&external, &[], "foo.bar.com:443", "foo.bar.com:443");
         let unsupported = "ServiceNotRoutable: unsupported service type \"strange\"";
-        check(hit("strange"), &local(), unsupported, unsupported);
+        check(&hit("strange"), &local(), unsupported, unsupported);
         let missing = resolve(&service_ref(), None, &[], EndpointRouting::Endpoints);
         assert_eq!(text(missing), "ServiceNotFound: service \"alfa\" not found");
     }
@@ -346,49 +346,49 @@ mod tests {
         let spec = json!({"ports": [{"name": "https", "port": 443}], "clusterIP": "10.0.0.9"});
         let mixed = slice(
             "IPv4",
-            json!([
+            &json!([
                 {"addresses": ["127.0.0.3"], "conditions": {"ready": true}},
                 {"addresses": ["127.0.0.2", "127.0.0.9"]},
                 {"addresses": ["127.0.0.4"], "conditions": {"ready": false}},
                 {"addresses": ["127.0.0.3"]},
             ]),
-            json!([{"name": "other", "port": 99}, {"name": "https", "port": 1443}]),
+            &json!([{"name": "other", "port": 99}, {"name": "https", "port": 1443}]),
         );
         let wrong_port = slice(
             "IPv4",
-            json!([{"addresses": ["127.0.0.7"]}]),
-            json!([{"name": "http", "port": 80}, {"name": "https"}, {"port": 1}]),
+            &json!([{"addresses": ["127.0.0.7"]}]),
+            &json!([{"name": "http", "port": 80}, {"name": "https"}, {"port": 1}]),
         );
         let names = slice(
             "FQDN",
-            json!([{"addresses": ["10.0.0.1"]}]),
-            json!([{"name": "https", "port": 1443}]),
+            &json!([{"addresses": ["10.0.0.1"]}]),
+            &json!([{"name": "https", "port": 1443}]),
         );
         let slices = [wrong_port, mixed, https_slice(&["127.0.0.1"]), names];
-        check(spec, &slices, "10.0.0.9:443", "127.0.0.1:1443 127.0.0.2:1443 127.0.0.3:1443");
+        check(&spec, &slices, "10.0.0.9:443", "127.0.0.1:1443 127.0.0.2:1443 127.0.0.3:1443");
     }
 
     #[test]
     fn the_primary_family_is_preferred_while_it_has_a_ready_endpoint() {
         let spec = |families: Value| json!({"ports": [{"name": "https", "port": 443}], "clusterIP": "10.0.0.9", "ipFamilies": families});
         let both = [https_slice(&["fd00::1"]), https_slice(&["127.0.0.1"])];
-        check(spec(json!(["IPv4", "IPv6"])), &both, "10.0.0.9:443", "127.0.0.1:1443");
-        check(spec(json!(["IPv6", "IPv4"])), &both, "10.0.0.9:443", "[fd00::1]:1443");
-        check(spec(json!(["IPv4"])), &both[..1], "10.0.0.9:443", "[fd00::1]:1443");
-        check(spec(Value::Null), &both, "10.0.0.9:443", "127.0.0.1:1443");
+        check(&spec(json!(["IPv4", "IPv6"])), &both, "10.0.0.9:443", "127.0.0.1:1443");
+        check(&spec(json!(["IPv6", "IPv4"])), &both, "10.0.0.9:443", "[fd00::1]:1443");
+        check(&spec(json!(["IPv4"])), &both[..1], "10.0.0.9:443", "[fd00::1]:1443");
+        check(&spec(Value::Null), &both, "10.0.0.9:443", "127.0.0.1:1443");
     }
 
     #[test]
     fn an_unnamed_port_matches_an_unnamed_port_only() {
         let spec = json!({"ports": [{"port": 443}], "clusterIP": "10.0.0.9"});
         let endpoints = json!([{"addresses": ["127.0.0.1"]}]);
-        let unnamed = slice("IPv4", endpoints.clone(), json!([{"port": 8443}]));
-        let empty = slice("IPv4", endpoints, json!([{"name": "", "port": 8443}]));
-        check(spec.clone(), &[unnamed], "10.0.0.9:443", "127.0.0.1:8443");
-        check(spec.clone(), &[empty], "10.0.0.9:443", "127.0.0.1:8443");
+        let unnamed = slice("IPv4", &endpoints, &json!([{"port": 8443}]));
+        let empty = slice("IPv4", &endpoints, &json!([{"name": "", "port": 8443}]));
+        check(&spec, &[unnamed], "10.0.0.9:443", "127.0.0.1:8443");
+        check(&spec, &[empty], "10.0.0.9:443", "127.0.0.1:8443");
         let named = [https_slice(&["127.0.0.1"])];
         let none = "NoEndpoints: no endpoints available for service \"alfa\"";
-        check(spec, &named, "10.0.0.9:443", none);
+        check(&spec, &named, "10.0.0.9:443", none);
     }
 
     #[test]
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(slices.len(), 2);
         assert!(slices.iter().all(|slice| service_name_of(slice) == Some("alfa")));
         let spec = json!({"ports": [{"port": 443}], "clusterIP": "10.0.0.9"});
-        check(spec, &slices, "10.0.0.9:443", "127.0.0.1:8443");
+        check(&spec, &slices, "10.0.0.9:443", "127.0.0.1:8443");
         // Endpoints without addresses still say that somebody looks after the service.
         let bare = Endpoints { subsets: Some(vec![EndpointSubset::default()]), ..endpoints };
         assert!(!slices_of(&bare).is_empty());

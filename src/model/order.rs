@@ -34,8 +34,8 @@ fn parse_version(text: &str) -> Option<(Stage, Reverse<u64>, Reverse<u64>)> {
         if digits { text.parse().ok().map(Reverse) } else { None }
     };
     let rest = text.strip_prefix('v')?;
-    let stages = [("alpha", Stage::Alpha), ("beta", Stage::Beta)];
-    let staged = stages.into_iter().find_map(|(word, stage)| Some((rest.split_once(word)?, stage)));
+    let words = [("alpha", Stage::Alpha), ("beta", Stage::Beta)];
+    let staged = words.into_iter().find_map(|(word, stage)| Some((rest.split_once(word)?, stage)));
     match staged {
         Some(((major, minor), stage)) => Some((stage, number(major)?, number(minor)?)),
         None => Some((Stage::Stable, number(rest)?, Reverse(0))),
@@ -72,7 +72,7 @@ impl Rank<'_> {
     }
 }
 
-/// Sorts APIServices as legacy discovery lists them: the groups by the largest priority in them,
+/// Sorts `APIServices` as legacy discovery lists them: the groups by the largest priority in them,
 /// ties by the name of the APIService, and in each group the preferred version first.
 pub fn sort<T>(mut items: Vec<T>, rank: impl for<'a> Fn(&'a T) -> Rank<'a>) -> Vec<Vec<T>> {
     items.sort_by(|left, right| rank(left).compare_groups(&rank(right)));

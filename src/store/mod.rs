@@ -2,8 +2,8 @@
 //! watches.
 //!
 //! One short lock, never held over an await. Writers say what shall be; what they write becomes an
-//! event only when it changes something. The status of APIServices belongs to the store's owner and
-//! is written with [`Store::set_status`] alone.
+//! event only when it changes something. The status of `APIServices` belongs to the store's owner
+//! and is written with [`Store::set_status`] alone.
 
 mod history;
 
@@ -291,7 +291,7 @@ fn put(history: &mut History, mut object: Object) {
     if let Object::ApiService(new) = &mut object {
         new.status = match existing.and_then(Object::as_api_service) {
             Some(old) => old.status.clone(),
-            None => first_status(new),
+            None => Some(first_status(new)),
         };
     }
     if existing != Some(&object) {
@@ -300,13 +300,13 @@ fn put(history: &mut History, mut object: Object) {
 }
 
 /// A local APIService is available from the first moment; others have no condition yet.
-fn first_status(new: &APIService) -> Option<APIServiceStatus> {
+fn first_status(new: &APIService) -> APIServiceStatus {
     let is_local = new.spec.as_ref().is_none_or(|spec| spec.service.is_none());
     let mut status = APIServiceStatus::default();
     if is_local {
         set_condition(status.conditions.get_or_insert_default(), &Condition::local(), now());
     }
-    Some(status)
+    status
 }
 
 fn write_condition(history: &mut History, name: &str, condition: &Condition) {
