@@ -193,6 +193,10 @@ impl Watch {
             for found in found(&path, event) {
                 if sender.try_send(found).is_err() {
                     full.store(true, Ordering::Relaxed);
+                    // The reader may have taken the last event just before the flag was set.
+                    if sender.try_send(Found::Everything).is_err() {
+                        tracing::debug!("more manifest events than can wait");
+                    }
                 }
             }
         })?;

@@ -1,7 +1,7 @@
 //! THE LOOP: objects change, the loop decides about the `APIServices` concerned, and one new
 //! routing table is published.
 //!
-//! [`Reconciler`] is the effect without tasks: it reads what happened in the store since it looked
+//! `Reconciler` is the effect without tasks: it reads what happened in the store since it looked
 //! last, decides (`model::availability`) and acts. The async part only says when to look.
 
 mod directory;

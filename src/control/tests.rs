@@ -210,6 +210,16 @@ fn statuses_and_endpoints_alone_publish_no_table() {
 }
 
 #[test]
+fn an_api_service_that_is_made_anew_has_its_condition_again() {
+    let mut fixture = fixture();
+    fixture.apply(vec![service("s"), slice("s-1", "s", true), remote("g", "s")]);
+    let before = fixture.view.load();
+    fixture.apply(vec![Change::Delete(Key::api_service("v1.g")), remote("g", "s")]);
+    assert_eq!(fixture.condition("v1.g"), "Passed");
+    assert!(Arc::ptr_eq(&before, &fixture.view.load()));
+}
+
+#[test]
 fn a_loop_that_is_too_late_for_the_history_reads_everything_again() {
     let mut fixture = fixture();
     fixture.apply(vec![service("s"), slice("s-1", "s", true), remote("g", "s"), remote("h", "s")]);

@@ -220,13 +220,13 @@ impl Store {
 
     /// Writes many conditions at once; false when none of them changed anything.
     pub fn set_statuses(&self, conditions: &[(Arc<str>, Condition)]) -> bool {
-        let before = self.revision();
-        let after = self.change(|history| {
+        let mut changed = false;
+        self.change(|history| {
             for (name, condition) in conditions {
-                write_condition(history, name, condition);
+                changed |= write_condition(history, name, condition);
             }
         });
-        after != before
+        changed
     }
 
     /// The object of that key.
@@ -309,14 +309,17 @@ fn first_status(new: &APIService) -> APIServiceStatus {
     status
 }
 
-fn write_condition(history: &mut History, name: &str, condition: &Condition) {
+/// False when the condition is written like that already, or nowhere to be written.
+fn write_condition(history: &mut History, name: &str, condition: &Condition) -> bool {
     let key = Key::api_service(name);
-    let Some(stored) = history.get(&key) else { return };
-    let Some(mut object) = stored.object.as_api_service().cloned() else { return };
+    let Some(stored) = history.get(&key) else { return false };
+    let Some(mut object) = stored.object.as_api_service().cloned() else { return false };
     let status = object.status.get_or_insert_default();
-    if set_condition(status.conditions.get_or_insert_default(), condition, now()) {
+    let changed = set_condition(status.conditions.get_or_insert_default(), condition, now());
+    if changed {
         history.put(key, Object::ApiService(Box::new(object)));
     }
+    changed
 }
 
 /// The time in whole seconds, which is all that objects hold.
