@@ -1,0 +1,226 @@
+//! THE LOOP: objects change, the loop decides about the `APIServices` concerned, and one new
+//! routing table is published.
+//!
+//! `Reconciler` is the effect without tasks: it reads what happened in the store since it looked
+//! last, decides (`model::availability`) and acts. The async part only says when to look.
+
+mod directory;
+mod index;
+mod manifest_file;
+pub mod manifests;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::model::availability::{Condition, Status, Verdict};
+use crate::model::endpoints::{EndpointRouting, Targets};
+use crate::model::fault::Fault;
+use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
+use crate::runtime::snapshot::Publisher;
+use crate::runtime::telemetry::Metrics;
+use crate::store::Store;
+use crate::upstream::{Upstream, Upstreams};
+
+use index::{Decision, Index, Names, Outline};
+
+/// What the loop works with.
+#[derive(Debug)]
+pub struct Control {
+    /// Where the objects are, and where conditions are written.
+    pub store: Store,
+    /// Where the table is published; the loop is its only writer.
+    pub publisher: Publisher<RoutingTable<Upstream>>,
+    /// All backends.
+    pub upstreams: Upstreams,
+    /// The availability metrics.
+    pub metrics: Arc<Metrics>,
+    /// How services are reached.
+    pub routing: EndpointRouting,
+}
+
+impl Control {
+    /// Follows the store for ever. Until `loaded` ends, unknown paths are not ready, not missing.
+    pub async fn run(self, loaded: impl Future<Output = ()>) {
+        let mut revisions = self.store.subscribe();
+        let mut reconciler = Reconciler::new(self);
+        let mut loaded = pin!(loaded);
+        let mut complete = false;
+        loop {
+            revisions.mark_unchanged();
+            reconciler.sync(complete);
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = &mut loaded, if !complete => complete = true,
+            }
+        }
+    }
+}
+
+/// The loop's state and its effect.
+#[derive(Debug)]
+struct Reconciler {
+    control: Control,
+    index: Index,
+    /// What was done last about each APIService.
+    done: HashMap<Arc<str>, Done, FixedState>,
+    /// Up to where the store has been read; none before the first time.
+    revision: Option<u64>,
+}
+
+/// What was done last about one APIService.
+#[derive(Debug)]
+struct Done {
+    outline: Outline,
+    fault: Option<Fault>,
+    upstream: Option<Upstream>,
+    available: bool,
+}
+
+/// One batch of changes on its way into a table.
+#[derive(Debug)]
+struct Batch {
+    table: RoutingTable<Upstream>,
+    changed: bool,
+    conditions: Vec<(Arc<str>, Condition)>,
+}
+
+impl Reconciler {
+    fn new(control: Control) -> Self {
+        Self { control, index: Index::default(), done: HashMap::default(), revision: None }
+    }
+
+    /// Acts on what happened since the last time; `complete`: from now on, the table is sure of
+    /// what is missing.
+    fn sync(&mut self, complete: bool) {
+        let affected = self.affected();
+        let table = RoutingTable::clone(&self.control.publisher.current());
+        let mut batch = Batch { table, changed: false, conditions: Vec::new() };
+        for name in affected {
+            batch = match self.index.decide(&name, self.control.routing) {
+                Some(decision) => self.route(batch, &name, decision),
+                None => self.remove(batch, &name),
+            };
+        }
+        if complete && !batch.table.is_complete() {
+            batch.table = batch.table.completed();
+            batch.changed = true;
+        }
+        if batch.changed {
+            self.control.publisher.publish(batch.table);
+        }
+        self.control.store.set_statuses(&batch.conditions);
+    }
+
+    fn affected(&mut self) -> Names {
+        let store = &self.control.store;
+        if let Some(events) = self.revision.and_then(|revision| store.since(revision, None).ok()) {
+            self.revision = Some(events.1);
+            return self.index.apply(&events.0);
+        }
+        // The first time, or so late that the store has forgotten what happened between.
+        let (objects, revision) = store.list(None);
+        self.revision = Some(revision);
+        self.index.reset(&objects)
+    }
+
+    fn route(&mut self, mut batch: Batch, name: &Arc<str>, decision: Decision) -> Batch {
+        let Decision { outline, verdict } = decision;
+        let before = self.done.remove(name);
+        let was_available = before.as_ref().is_some_and(|done| done.available);
+        let available = self.count(name, &verdict.condition, was_available);
+        let upstream = self.upstream(name, before.as_ref(), &outline);
+        if let Some(upstream) = &upstream {
+            // A service that cannot be reached has no addresses any more.
+            let nothing = || Targets::Addresses(Vec::new());
+            upstream.set_targets(&verdict.targets.clone().unwrap_or_else(nothing));
+        }
+        let Verdict { condition, fault, .. } = verdict;
+        batch.conditions.push((Arc::clone(name), condition));
+        let same = |done: &Done| done.outline == outline && done.fault == fault;
+        if !before.as_ref().is_some_and(same) {
+            if let Some(old) = before.as_ref().map(|done| &done.outline)
+                && (&old.group, &old.version) != (&outline.group, &outline.version)
+            {
+                batch.table = batch.table.without(&old.group, &old.version);
+            }
+            let entry = entry(name, &outline, upstream.clone(), fault.clone());
+            batch.table = batch.table.with(entry);
+            batch.changed = true;
+        }
+        self.done.insert(Arc::clone(name), Done { outline, fault, upstream, available });
+        batch
+    }
+
+    /// The backend of an APIService, asked for again only when it is another one.
+    fn upstream(
+        &mut self,
+        name: &Arc<str>,
+        before: Option<&Done>,
+        outline: &Outline,
+    ) -> Option<Upstream> {
+        let backend = outline.backend.as_ref()?;
+        let unchanged = before.filter(|done| done.outline.backend.as_ref() == Some(backend));
+        unchanged.and_then(|done| done.upstream.clone()).or_else(|| {
+            let (group, version) = (&outline.group, &outline.version);
+            Some(self.control.upstreams.upstream(name, group, version, backend.clone()))
+        })
+    }
+
+    fn count(&self, name: &str, condition: &Condition, was_available: bool) -> bool {
+        let available = condition.status == Status::True;
+        let metrics = &self.control.metrics;
+        let gauge = metrics.unavailable.with_label_values(&[name]);
+        gauge.set(if available { 0.0 } else { 1.0 });
+        if was_available && !available {
+            metrics.unavailable_total.with_label_values(&[name, condition.reason]).inc();
+            tracing::warn!(
+                api_service = name,
+                reason = condition.reason,
+                message = %condition.message,
+                "api service is not available any more"
+            );
+        }
+        available
+    }
+
+    fn remove(&mut self, mut batch: Batch, name: &Arc<str>) -> Batch {
+        let Some(Done { outline, .. }) = self.done.remove(name) else { return batch };
+        batch.table = batch.table.without(&outline.group, &outline.version);
+        batch.changed = true;
+        if self.control.metrics.unavailable.remove_label_values(&[name]).is_err() {
+            tracing::debug!(api_service = %name, "no gauge to remove");
+        }
+        batch
+    }
+}
+
+fn entry(
+    name: &Arc<str>,
+    outline: &Outline,
+    upstream: Option<Upstream>,
+    fault: Option<Fault>,
+) -> Entry<Upstream> {
+    let route = match (&outline.backend, upstream) {
+        (Some(spec), Some(backend)) => Route::Remote(Remote {
+            name: Arc::clone(name),
+            service: spec.service.clone(),
+            backend,
+            fault,
+        }),
+        _ => Route::Local,
+    };
+    Entry {
+        group: Arc::clone(&outline.group),
+        version: Arc::clone(&outline.version),
+        group_priority: outline.group_priority,
+        version_priority: outline.version_priority,
+        route: Arc::new(route),
+    }
+}
+
+#[cfg(test)]
+mod tests;
