@@ -85,14 +85,11 @@ pub fn not_acceptable() -> Rejection {
 
 /// Whether JSON is indented: `?pretty=` decides, else the clause, else whether a person's tool asks.
 pub fn wants_pretty(query: &Query, accepted: Accepted, user_agent: Option<&str>) -> bool {
-    match query.get("pretty") {
-        Some(value) => matches!(value, "1" | "true"),
-        None => {
-            let agent = user_agent.unwrap_or_default();
-            let person = ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name));
-            accepted.pretty || person
-        }
+    if let Some(value) = query.get("pretty") {
+        return matches!(value, "1" | "true");
     }
+    let agent = user_agent.unwrap_or_default();
+    accepted.pretty || ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name))
 }
 
 impl Accepted {

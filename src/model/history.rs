@@ -193,7 +193,7 @@ mod tests {
         let seen: Vec<_> = history
             .since(1)
             .unwrap()
-            .filter_map(|event| seen_by(event, |object| object.0 % 2 == 0))
+            .filter_map(|event| seen_by(event, |object| object.0.is_multiple_of(2)))
             .map(|(kind, object)| (kind, *object))
             .collect();
         assert_eq!(
@@ -224,12 +224,16 @@ mod tests {
             after in prop::collection::vec((0u8..6, prop::option::of(0u8..4)), 0..40),
             even_only in any::<bool>(),
         ) {
-            let matches = |object: &(u8, u64)| !even_only || object.0 % 2 == 0;
+            let matches = |object: &(u8, u64)| !even_only || object.0.is_multiple_of(2);
             let mut history = History::new(64);
-            before.iter().for_each(|&(key, value)| apply(&mut history, key, value));
+            for &(key, value) in &before {
+                apply(&mut history, key, value);
+            }
             let (mut replayed, revision) = (snapshot(&history), history.revision());
             replayed.retain(|_, object| matches(object));
-            after.iter().for_each(|&(key, value)| apply(&mut history, key, value));
+            for &(key, value) in &after {
+                apply(&mut history, key, value);
+            }
             for event in history.since(revision).unwrap() {
                 match seen_by(event, matches) {
                     Some((EventType::Deleted, _)) => {

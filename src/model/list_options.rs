@@ -52,9 +52,10 @@ impl ListOptions {
         let watch = query.flag("watch").unwrap_or_default();
         let matching = query.text("resourceVersionMatch");
         let send_initial_events = query.flag("sendInitialEvents");
-        let faults = match watch {
-            true => watch_faults(query, matching, send_initial_events),
-            false => list_faults(query, matching, send_initial_events),
+        let faults = if watch {
+            watch_faults(query, matching, send_initial_events)
+        } else {
+            list_faults(query, matching, send_initial_events)
         };
         if !faults.is_empty() {
             return Err(invalid_options(faults));
@@ -165,13 +166,13 @@ fn resource_version(text: &str, watch: bool) -> Result<Option<u64>, Rejection> {
     let Ok(version) = text.parse() else {
         let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
         let fault = FieldError::invalid("resourceVersion", &text.into(), &detail);
-        return Err(match watch {
-            true => invalid_options(vec![fault]),
-            false => Rejection::BadRequest(format!(
-                "invalid resource version: {}: {}",
-                fault.field, fault.text
-            )),
-        });
+        if watch {
+            return Err(invalid_options(vec![fault]));
+        }
+        return Err(Rejection::BadRequest(format!(
+            "invalid resource version: {}: {}",
+            fault.field, fault.text
+        )));
     };
     Ok(Some(version))
 }

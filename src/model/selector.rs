@@ -227,11 +227,10 @@ impl<'a> Parser<'a> {
                 Token::Word(_) | Token::Symbol("!") => {}
                 other => {
                     let found = other.text();
-                    return Err(match requirements.is_empty() {
-                        true => {
-                            format!("found '{found}', expected: !, identifier, or 'end of string'")
-                        }
-                        false => format!("found '{found}', expected: identifier after ','"),
+                    return Err(if requirements.is_empty() {
+                        format!("found '{found}', expected: !, identifier, or 'end of string'")
+                    } else {
+                        format!("found '{found}', expected: identifier after ','")
                     });
                 }
             }

@@ -59,7 +59,7 @@ pub struct Row<'a> {
 /// object); `columns` is `None` in every watch event but the first.
 pub fn table<'a>(
     columns: Option<&[Column]>,
-    metadata: Value,
+    metadata: &Value,
     rows: impl IntoIterator<Item = Row<'a>>,
     include: IncludeObject,
 ) -> Value {
@@ -95,7 +95,7 @@ pub fn partial_object(object: &Value) -> Value {
 }
 
 /// A list of objects reduced to their metadata.
-pub fn partial_list<'a>(metadata: Value, objects: impl IntoIterator<Item = &'a Value>) -> Value {
+pub fn partial_list<'a>(metadata: &Value, objects: impl IntoIterator<Item = &'a Value>) -> Value {
     let items: Vec<Value> = objects.into_iter().map(partial_object).collect();
     json!({
         "kind": "PartialObjectMetadataList",
@@ -220,7 +220,7 @@ mod tests {
         let object = json!({"kind": "Thing", "metadata": {"name": "a"}, "spec": {}});
         let made = |include| {
             let row = Row { cells: vec!["a".into()], object: &object };
-            table(Some(&[NAME]), json!({"resourceVersion": "7"}), [row], include)
+            table(Some(&[NAME]), &json!({"resourceVersion": "7"}), [row], include)
         };
         let metadata = made(IncludeObject::Metadata);
         assert_eq!(metadata["columnDefinitions"][0]["format"], "name");
@@ -240,13 +240,13 @@ mod tests {
 
     #[test]
     fn later_events_carry_no_columns() {
-        let later = table(None, json!({}), [], IncludeObject::None);
+        let later = table(None, &json!({}), [], IncludeObject::None);
         assert_eq!((&later["columnDefinitions"], &later["rows"]), (&json!([]), &json!([])));
     }
 
     #[test]
     fn lists_are_reduced_item_by_item() {
-        let list = partial_list(json!({}), [&json!({"metadata": {"name": "a"}, "spec": 1})]);
+        let list = partial_list(&json!({}), [&json!({"metadata": {"name": "a"}, "spec": 1})]);
         assert_eq!(list["kind"], "PartialObjectMetadataList");
         assert_eq!(list["items"][0]["metadata"]["name"], "a");
         assert_eq!(list["items"][0].get("spec"), None);

@@ -16,10 +16,12 @@ pub fn frame(kind: &str, object: &Value) -> Vec<u8> {
 
 /// The object of a `BOOKMARK`: nothing but how far the watcher has come.
 pub fn bookmark(api_version: &str, kind: &str, revision: u64, initial_events_end: bool) -> Value {
-    let mut metadata = json!({ "resourceVersion": revision.to_string() });
-    if initial_events_end {
-        metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
-    }
+    let version = revision.to_string();
+    let metadata = if initial_events_end {
+        json!({ "resourceVersion": version, "annotations": { INITIAL_EVENTS_END: "true" } })
+    } else {
+        json!({ "resourceVersion": version })
+    };
     json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata })
 }
 
