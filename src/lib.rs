@@ -6,7 +6,6 @@ pub mod control;
 pub mod demo;
 pub mod frontend;
 pub mod model;
-pub mod proxy;
 pub mod runtime;
 pub mod store;
 pub mod tls;

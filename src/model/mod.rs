@@ -1,11 +1,19 @@
 //! The rules: pure functions over plain data. No async, no I/O, no locks, no clock.
 
+pub mod accept;
 pub mod api_service;
 pub mod availability;
 pub mod endpoints;
 pub mod fault;
+pub mod field_error;
+pub mod history;
+pub mod list_options;
 pub mod order;
+pub mod query;
 pub mod rejection;
 pub mod request_info;
 pub mod routing_table;
+pub mod selector;
+pub mod table;
 pub mod user;
+pub mod watch_events;
