@@ -8,6 +8,7 @@ pub mod fault;
 pub mod field_error;
 pub mod history;
 pub mod list_options;
+pub mod negotiated;
 pub mod order;
 pub mod query;
 pub mod rejection;

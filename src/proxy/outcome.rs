@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
+use crate::auth::Caller;
 use crate::body::{BodyError, Observe};
 use crate::model::rejection::Rejection;
 use crate::runtime::lifecycle::OpenGuard;
@@ -26,6 +28,7 @@ pub(super) struct Outcome {
     pub(super) audit_id: HeaderValue,
     code: Option<StatusCode>,
     cause: Option<&'static str>,
+    caller: Option<Arc<Caller>>,
     /// The stream to the backend; ends with the response.
     pub(super) lease: Option<Lease>,
     _open: OpenGuard,
@@ -52,9 +55,15 @@ impl Outcome {
             audit_id,
             code: None,
             cause: None,
+            caller: None,
             lease: None,
             _open: open,
         }
+    }
+
+    /// Who is calling, for the log.
+    pub(super) fn set_caller(&mut self, caller: &Arc<Caller>) {
+        self.caller = Some(Arc::clone(caller));
     }
 
     /// The request turned out to be for this route.
@@ -80,6 +89,33 @@ impl Outcome {
     /// When the request began.
     pub(super) fn begun(&self) -> Instant {
         self.begun
+    }
+
+    /// Says in the log which hop failed and why; faults of clients are worth a debug line only.
+    pub(super) fn log(&self, rejection: &Rejection, parts: &Parts) {
+        let code = rejection.code().as_u16();
+        let (cause, detail) = (rejection.cause(), rejection.detail());
+        let user = self.caller.as_ref().map(|caller| caller.user.name.as_str()).unwrap_or_default();
+        let audit_id = self.audit_id.to_str().unwrap_or_default();
+        let (method, path) = (&parts.method, parts.uri.path());
+        if let Rejection::Backend(backend) = rejection {
+            tracing::warn!(
+                apiservice = &*backend.api_service,
+                service = %backend.service,
+                cause,
+                detail,
+                user,
+                %method,
+                path,
+                code,
+                audit_id,
+                "request failed on the way to its backend"
+            );
+        } else if code >= 500 {
+            tracing::warn!(cause, detail, user, %method, path, code, audit_id, "request failed");
+        } else {
+            tracing::debug!(cause, detail, user, %method, path, code, audit_id, "request rejected");
+        }
     }
 }
 

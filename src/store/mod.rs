@@ -6,6 +6,7 @@
 //! and is written with [`Store::set_status`] alone.
 
 mod history;
+pub mod rest;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

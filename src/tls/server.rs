@@ -10,7 +10,10 @@ use std::sync::Arc;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{KeyPair, TlsError, provider};
@@ -83,4 +86,29 @@ impl ClientCertVerifier for RequestClientCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// A configuration that demands a client certificate of `authority`: what extension API servers
+/// have that believe nobody but their front proxy.
+pub fn mutual_config(
+    pair: &KeyPair,
+    authority: Vec<CertificateDer<'static>>,
+) -> Result<ServerConfig, TlsError> {
+    let place = "front-proxy authority";
+    let pair_error = |source| TlsError::Pair { place: place.to_owned(), source };
+    let mut roots = RootCertStore::empty();
+    for certificate in authority {
+        roots.add(certificate).map_err(pair_error)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| TlsError::Pem { place: place.to_owned(), problem: error.to_string() })?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(pair_error)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(pair.chain.clone(), pair.key.clone_key())
+        .map_err(pair_error)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }

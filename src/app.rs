@@ -1,0 +1,266 @@
+//! Puts the parts together: the only file that knows them all.
+//!
+//! [`start`] returns what it bound, so that tests ask for port 0.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::Request;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, interval};
+
+use crate::admin::Pages;
+use crate::auth::{
+    self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust,
+};
+use crate::body::Body;
+use crate::config::Config;
+use crate::control::Control;
+use crate::control::manifests::Manifests;
+use crate::frontend::{Context, Frontend, Limits, Peer};
+use crate::model::routing_table::RoutingTable;
+use crate::proxy::{Proxy, Services};
+use crate::runtime::lifecycle::{DrainTrigger, Phase, ReadyGuard, Readiness, drain};
+use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::tasks::{self, AbortOnDrop};
+use crate::runtime::telemetry::Metrics;
+use crate::store::Store;
+use crate::store::rest::ApiServices;
+use crate::tls::client_chain::ClientAuthority;
+use crate::tls::pki::serving_pair;
+use crate::tls::server::server_config;
+use crate::tls::{KeyPair, read_certificates, read_key_pair};
+use crate::upstream::{self, Pool, Upstreams};
+
+/// How long requests under way may take to end when the program ends.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+/// How long connections without requests may take to close by themselves.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
+/// How often the ending looks at what is left.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// Pause before the objects' directory is tried again when it cannot be read.
+const MANIFESTS_RETRY: Duration = Duration::from_secs(1);
+
+/// A running portico.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    trigger: DrainTrigger,
+    frontend: JoinHandle<()>,
+    _tasks: Vec<AbortOnDrop>,
+}
+
+/// What tests set differently from the flags.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    /// Limits for clients.
+    pub limits: Limits,
+    /// How backends are reached; the identity comes from the flags.
+    pub upstream: upstream::Config,
+}
+
+/// Starts everything on the calling runtime, which is the control plane's, and on the data-plane
+/// threads.
+pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
+    let metrics = Arc::new(Metrics::new()?);
+    let (trigger, drain) = drain();
+    let readiness = Readiness::default();
+    let store = Store::new();
+    let (publisher, table) = Publisher::new(RoutingTable::default());
+
+    let mut upstream_config = tuning.upstream;
+    upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
+    if upstream_config.identity.is_none() {
+        tracing::warn!(
+            "no proxy-client certificate given, extension API servers will not believe who is calling"
+        );
+    }
+    let services = Services {
+        auth: auth(&config.auth, &metrics)?,
+        table,
+        objects: ApiServices::new(store.clone()),
+        pages: Pages {
+            readiness: readiness.clone(),
+            drain: drain.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+    };
+    let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
+
+    let (pair, place) = serving(config)?;
+    let context = Context {
+        limits: tuning.limits,
+        tls: View::fixed(server_config(&pair, &place)?),
+        drain,
+        metrics: Arc::clone(&metrics),
+    };
+    let pools = upstream_config.clone();
+    let frontend = Frontend::bind(&config.frontend, &context, &move || {
+        // Once a thread, then once a connection, then once a request.
+        let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pools.clone()));
+        move |peer: Peer| {
+            let connection = Arc::new(proxy.connection(&pool, peer.address, peer.chain));
+            move |request: Request<Body>| Arc::clone(&connection).handle(request)
+        }
+    })
+    .with_context(|| format!("cannot listen on {}", config.frontend.bind))?;
+    let address = frontend.address()?;
+
+    let control = Control {
+        store: store.clone(),
+        publisher,
+        upstreams: Upstreams::new(upstream_config, Arc::clone(&metrics)),
+        metrics,
+        routing: config.routing,
+    };
+    let tasks = control_tasks(config, control, store, &readiness);
+    let frontend = tasks::spawn("frontend", async move {
+        if let Err(error) = frontend.run().await {
+            tracing::error!(%error, "frontend failed");
+        }
+    });
+    Ok(Running { address, trigger, frontend, _tasks: tasks })
+}
+
+fn control_tasks(
+    config: &Config,
+    control: Control,
+    store: Store,
+    readiness: &Readiness,
+) -> Vec<AbortOnDrop> {
+    let (loaded, loading) = oneshot::channel();
+    let guard = readiness.wait_for("manifests");
+    let mut tasks = vec![tasks::spawn_owned("control", control.run(async move {
+        // Without a sender there is nothing to wait for.
+        if loading.await.is_err() {
+            tracing::debug!("objects were never read");
+        }
+    }))];
+    match config.manifests.clone() {
+        Some(directory) => {
+            tasks.push(tasks::spawn_owned("manifests", async move {
+                follow_manifests(&directory, store, guard, loaded).await;
+            }));
+        }
+        None => {
+            drop(guard);
+            // The loop may have ended already when the program ends at once.
+            drop(loaded.send(()));
+        }
+    }
+    tasks
+}
+
+async fn follow_manifests(
+    directory: &Path,
+    store: Store,
+    guard: ReadyGuard,
+    loaded: oneshot::Sender<()>,
+) {
+    let manifests = loop {
+        match Manifests::load(directory.to_owned(), store.clone()).await {
+            Ok(manifests) => break manifests,
+            Err(error) => {
+                tracing::error!(directory = %directory.display(), %error, "manifests cannot be read");
+                tokio::time::sleep(MANIFESTS_RETRY).await;
+            }
+        }
+    };
+    drop(guard);
+    drop(loaded.send(()));
+    manifests.follow().await;
+}
+
+fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
+    let authority = |file: &Option<std::path::PathBuf>| {
+        file.as_deref()
+            .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
+            .transpose()
+    };
+    let trust = Trust {
+        generation: 0,
+        client: authority(&config.client_ca_file)?,
+        request_header: authority(&config.requestheader_client_ca_file)?,
+    };
+    let tokens = match &config.token_file {
+        Some(path) => Tokens::read(path)?,
+        None => Tokens::default(),
+    };
+    if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
+        tracing::warn!("no authentication method configured, every caller is anonymous");
+    }
+    if config.client_ca_file.is_some()
+        && config.client_ca_file == config.requestheader_client_ca_file
+        && config.request_header.allowed_names.is_empty()
+    {
+        tracing::warn!(
+            "one authority vouches for clients and front proxies, and no allowed names are set: \
+             every client can be anybody"
+        );
+    }
+    let authenticator = Authenticator::new(
+        View::fixed(trust),
+        config.request_header.clone(),
+        tokens,
+        config.anonymous,
+        metrics,
+    )
+    .map_err(anyhow::Error::msg)?;
+    Ok(Auth {
+        authenticator,
+        authorizer: Authorizer::new(config.authorization_mode, &config.always_allow_paths),
+        identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
+    })
+}
+
+fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
+    let Some((certificate, key)) = &config.proxy_client_pair else { return Ok(None) };
+    Ok(Some(read_key_pair(certificate, key).context("proxy-client certificate")?))
+}
+
+/// The serving pair and where it is from.
+fn serving(config: &Config) -> anyhow::Result<(KeyPair, String)> {
+    match &config.serving_pair {
+        Some((certificate, key)) => {
+            let pair = read_key_pair(certificate, key).context("serving certificate")?;
+            Ok((pair, certificate.display().to_string()))
+        }
+        None => {
+            let ip = config.frontend.bind.ip();
+            let alternates = if ip.is_unspecified() { Vec::new() } else { vec![ip] };
+            let pair = serving_pair(&config.cert_dir, &alternates)?;
+            tracing::info!(directory = %config.cert_dir.display(), "using self-signed serving certificate");
+            Ok((pair, config.cert_dir.display().to_string()))
+        }
+    }
+}
+
+impl Running {
+    /// Ends in two steps: nothing new is accepted and what is under way is answered; then what is
+    /// still open is cut.
+    pub async fn stop(self) {
+        self.trigger.advance(Phase::Draining);
+        let begun = Instant::now();
+        let mut look = interval(DRAIN_LOOK);
+        loop {
+            look.tick().await;
+            let waited = begun.elapsed();
+            let (short, connections) = (self.trigger.short_requests(), self.trigger.connections());
+            if connections == 0 || (short == 0 && waited >= DRAIN_LINGER) || waited >= DRAIN_GRACE {
+                if short > 0 {
+                    tracing::warn!(requests = short, "requests cut at the end of the grace period");
+                }
+                break;
+            }
+        }
+        self.trigger.advance(Phase::Ended);
+        if self.frontend.await.is_err() {
+            tracing::debug!("frontend was gone already");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! A request to an extension API server, and its answer back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::LOCATION;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Response, Version};
+use tokio::time::timeout_at;
+
+use super::outcome::Outcome;
+use super::{Connection, close_http2, headers};
+use crate::auth::Permit;
+use crate::body::Body;
+use crate::model::fault::{Fault, Hop};
+use crate::model::rejection::{BackendFault, Rejection};
+use crate::model::request_info::RequestInfo;
+use crate::model::routing_table::Remote;
+use crate::upstream::{Answer, Class, Outgoing, Upstream};
+
+impl Connection {
+    /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
+    pub(super) async fn forward(
+        &self,
+        permit: &Permit,
+        remote: &Remote<Upstream>,
+        info: &RequestInfo<'_>,
+        parts: &Parts,
+        mut body: Body,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Rejection> {
+        let failed = |fault: Fault| reject(remote, info, fault);
+        if let Some(fault) = &remote.fault {
+            return Err(failed(fault.clone()));
+        }
+        let caller = permit.caller();
+        let class = if caller.is_anonymous {
+            Class::Anonymous
+        } else if info.is_long_running() {
+            Class::Long
+        } else {
+            Class::Short
+        };
+        let deadline = self.deadline(info, outcome.begun());
+        if !body.is_end_stream() {
+            body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
+        }
+        let identity = &self.proxy.auth.identity_headers;
+        let make = || {
+            headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id)
+        };
+        let root = PathAndQuery::from_static("/");
+        let request = Outgoing {
+            method: &parts.method,
+            path: parts.uri.path_and_query().unwrap_or(&root),
+            headers: &make,
+        };
+        let call = self.pool.call(&remote.backend.backend, class, &request, body);
+        let answer = match deadline {
+            Some(deadline) => match timeout_at(deadline.into(), call).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Fault::from(Hop::Deadline)),
+            },
+            None => call.await,
+        };
+        let answer = answer.map_err(failed)?;
+        if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
+            return Err(failed(Hop::Redirect.into()));
+        }
+        Ok(respond(answer, parts, caller.is_anonymous, deadline, outcome))
+    }
+
+    /// When the answer must be complete; none for long-running requests.
+    fn deadline(&self, info: &RequestInfo<'_>, begun: Instant) -> Option<Instant> {
+        let config = &self.proxy.config;
+        if info.is_long_running() {
+            None
+        } else if info.is_version_discovery() {
+            Some(begun + config.discovery_timeout.min(config.request_timeout))
+        } else {
+            Some(begun + config.request_timeout)
+        }
+    }
+}
+
+fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
+    Rejection::Backend(Box::new(BackendFault {
+        api_service: Arc::clone(&remote.name),
+        service: remote.service.clone(),
+        fault,
+        discovery: info.is_version_discovery(),
+    }))
+}
+
+fn respond(
+    answer: Answer,
+    parts: &Parts,
+    anonymous: bool,
+    deadline: Option<Instant>,
+    outcome: &mut Outcome,
+) -> Response<Body> {
+    let Answer { mut head, mut body, lease } = answer;
+    let seconds = outcome.begun().elapsed().as_secs_f64();
+    lease.endpoint().metrics().answered(head.status.as_u16(), seconds);
+    outcome.lease = Some(lease);
+    headers::for_client(&mut head.headers, &outcome.audit_id);
+    if let Some(deadline) = deadline {
+        body.set_deadline(deadline.into());
+    }
+    // The client's connection has its own version, whatever the backend's has.
+    head.version = Version::default();
+    let mut response = Response::from_parts(head, body);
+    if anonymous {
+        close_http2(parts, &mut response);
+    }
+    response
+}

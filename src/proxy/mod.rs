@@ -1,0 +1,419 @@
+//! THE PIPELINE: a request's whole way is one function, [`Connection::try_handle`].
+//!
+//! Any step may end in a [`Rejection`]; each request leaves one record behind (`outcome`).
+
+mod forward;
+mod headers;
+mod outcome;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use prometheus::IntGauge;
+use rustls_pki_types::CertificateDer;
+
+use self::headers::{AUDIT_ID, ClientAddress};
+use self::outcome::Outcome;
+use crate::admin::Pages;
+use crate::aggregate::{self, Documents};
+use crate::auth::{Auth, ConnectionAuth, refuse_impersonation};
+use crate::body::{Body, TrailerFilter, response};
+use crate::model::accept::Offer;
+use crate::model::negotiated::Negotiated;
+use crate::model::query::Query;
+use crate::model::rejection::Rejection;
+use crate::model::request_info::{RequestInfo, decode_path};
+use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Route, RoutingTable};
+use crate::runtime::lifecycle::Drain;
+use crate::runtime::snapshot::View;
+use crate::runtime::telemetry::{Metrics, RouteMetrics};
+use crate::store::rest::ApiServices;
+use crate::upstream::{Pool, Upstream};
+
+/// How long requests may take.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// A request that is not long-running (`--request-timeout`).
+    pub request_timeout: Duration,
+    /// `/apis/<group>/<version>` (`aggregatedDiscoveryTimeout` upstream).
+    pub discovery_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(60),
+            discovery_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Everything a request may need, shared by all threads.
+#[derive(Debug)]
+pub struct Proxy {
+    config: Config,
+    auth: Auth,
+    table: View<RoutingTable<Upstream>>,
+    documents: Documents,
+    objects: ApiServices,
+    pages: Pages,
+    counters: Counters,
+    drain: Drain,
+    trailers: TrailerFilterHolder,
+}
+
+/// The parts that serve requests.
+#[derive(Debug)]
+pub struct Services {
+    /// Who is calling and whether they may.
+    pub auth: Auth,
+    /// Which path belongs to whom.
+    pub table: View<RoutingTable<Upstream>>,
+    /// The objects that are served here.
+    pub objects: ApiServices,
+    /// Portico's own pages.
+    pub pages: Pages,
+}
+
+/// Metric handles that are not a route's.
+#[derive(Debug)]
+struct Counters {
+    metrics: Arc<Metrics>,
+    documents: Arc<RouteMetrics>,
+    objects: Arc<RouteMetrics>,
+    pages: Arc<RouteMetrics>,
+    read_only: IntGauge,
+    mutating: IntGauge,
+    long_running: IntGauge,
+}
+
+/// What passes of a request's trailers.
+struct TrailerFilterHolder(TrailerFilter);
+
+impl std::fmt::Debug for TrailerFilterHolder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TrailerFilter")
+    }
+}
+
+/// One client connection as its requests see it.
+#[derive(Debug)]
+pub struct Connection {
+    proxy: Arc<Proxy>,
+    pool: Arc<Pool>,
+    auth: ConnectionAuth,
+    client: ClientAddress,
+}
+
+impl Proxy {
+    /// Puts the parts together.
+    pub fn new(config: Config, services: Services, drain: Drain, metrics: &Arc<Metrics>) -> Arc<Self> {
+        let Services { auth, table, objects, pages } = services;
+        let own = |group, version, resource| {
+            Arc::new(RouteMetrics::of_own(metrics, group, version, resource))
+        };
+        let counters = Counters {
+            documents: own("", "", ""),
+            objects: own(OWN_GROUP, OWN_VERSION, "apiservices"),
+            pages: own("", "", ""),
+            read_only: metrics.inflight.with_label_values(&["readOnly"]),
+            mutating: metrics.inflight.with_label_values(&["mutating"]),
+            long_running: metrics.long_running.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        let identity = Arc::clone(&auth.identity_headers);
+        let filter: TrailerFilter =
+            Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &identity));
+        Arc::new(Self {
+            config,
+            auth,
+            table,
+            documents: Documents::default(),
+            objects,
+            pages,
+            counters,
+            drain,
+            trailers: TrailerFilterHolder(filter),
+        })
+    }
+
+    /// A client connection on a data-plane thread; `chain` is what the client showed, unverified.
+    pub fn connection(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        peer: SocketAddr,
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Connection {
+        Connection {
+            proxy: Arc::clone(self),
+            pool: Arc::clone(pool),
+            auth: ConnectionAuth::new(chain),
+            client: ClientAddress::new(peer.ip()),
+        }
+    }
+}
+
+impl Connection {
+    /// Answers one request; whatever happens, there is an answer and a record.
+    pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let audit_id = audit_id(&parts);
+        let decoded = decode_path(parts.uri.path());
+        let info = decoded.as_deref().map_err(|error| *error).and_then(|path| {
+            RequestInfo::parse(&parts.method, path, parts.uri.query())
+        });
+        let info = match info {
+            Ok(info) => info,
+            Err(error) => {
+                let rejection = Rejection::BadRequest(error.to_string());
+                let mut outcome = self.begin("other", false, &parts.method, audit_id);
+                outcome.rejected(&rejection);
+                return self.rejected(&rejection, &parts, outcome);
+            }
+        };
+        let (verb, long_running) = (info.metrics_verb(), info.is_long_running());
+        let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
+        match self.try_handle(&info, &parts, body, &mut outcome).await {
+            Ok(answered) => {
+                outcome.answered(answered.status());
+                with_observer(answered, outcome)
+            }
+            Err(rejection) => {
+                outcome.rejected(&rejection);
+                self.rejected(&rejection, &parts, outcome)
+            }
+        }
+    }
+
+    /// A request's whole way.
+    async fn try_handle(
+        &self,
+        info: &RequestInfo<'_>,
+        parts: &Parts,
+        body: Body,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, Rejection> {
+        let Proxy { auth, counters, .. } = &*self.proxy;
+        check_syntax(parts)?;
+        let always_allowed = auth.authorizer.always_allows(info);
+        let caller = auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
+        outcome.set_caller(&caller);
+        let table = self.proxy.table.load();
+        let route = table.lookup(info);
+        refuse_impersonation(&caller, &parts.headers)?;
+        let permit = auth.authorizer.authorize(caller, info)?;
+        match &*route {
+            Route::Documents(document) => {
+                outcome.set_route(&counters.documents);
+                let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
+                let bytes = self.proxy.documents.serve(&table, document, negotiated)?;
+                let media = negotiated.accepted.content_type();
+                Ok(with_own_headers(response(StatusCode::OK, media, bytes), outcome))
+            }
+            Route::Objects => {
+                outcome.set_route(&counters.objects);
+                let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
+                Ok(with_own_headers(answer, outcome))
+            }
+            Route::Remote(remote) => {
+                outcome.set_route(&remote.backend.metrics);
+                self.forward(&permit, remote, info, parts, body, outcome).await
+            }
+            Route::Own(page) => {
+                outcome.set_route(&counters.pages);
+                Ok(with_own_headers(self.page(*page, &table, parts)?, outcome))
+            }
+            Route::Local => Err(Rejection::LocalOnly),
+            Route::NotFound => Err(Rejection::PathNotFound),
+            Route::NotReady => Err(Rejection::NotReady),
+        }
+    }
+
+    fn page(
+        &self,
+        page: Page,
+        table: &RoutingTable<Upstream>,
+        parts: &Parts,
+    ) -> Result<Response<Body>, Rejection> {
+        let (pages, query) = (&self.proxy.pages, query(parts));
+        let negotiated = || Negotiated::new(&parts.headers, &query, Offer::Plain);
+        match page {
+            Page::Livez => Ok(pages.live("livez", &query)),
+            Page::Healthz => Ok(pages.live("healthz", &query)),
+            Page::Readyz => Ok(pages.ready(&query)),
+            Page::Metrics => pages.metrics(),
+            Page::Version => pages.version(negotiated()?),
+            Page::OpenApiV2 => Ok(pages.openapi_v2()),
+            Page::Index => {
+                let negotiated = Negotiated { pretty: true, ..negotiated()? };
+                let bytes = Bytes::from(negotiated.encode(&aggregate::paths(table))?);
+                Ok(response(StatusCode::OK, negotiated.accepted.content_type(), bytes))
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        verb: &'static str,
+        long_running: bool,
+        method: &Method,
+        audit_id: HeaderValue,
+    ) -> Box<Outcome> {
+        let counters = &self.proxy.counters;
+        let kind = if long_running {
+            &counters.long_running
+        } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            &counters.read_only
+        } else {
+            &counters.mutating
+        };
+        let open = self.proxy.drain.request(long_running);
+        Box::new(Outcome::new(
+            &counters.metrics,
+            &counters.pages,
+            verb,
+            audit_id,
+            (open, long_running),
+            kind,
+        ))
+    }
+
+    /// The answer to a request that ended here.
+    fn rejected(
+        &self,
+        rejection: &Rejection,
+        parts: &Parts,
+        outcome: Box<Outcome>,
+    ) -> Response<Body> {
+        outcome.log(rejection, parts);
+        let status = Bytes::from(format!("{}\n", rejection.status()));
+        let mut answer = response(rejection.code(), "application/json", status);
+        if let Some(seconds) = rejection.retry_after_seconds() {
+            answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if matches!(rejection, Rejection::Unauthorized(_)) {
+            close_http2(parts, &mut answer);
+        }
+        with_observer(with_own_headers(answer, &outcome), outcome)
+    }
+}
+
+fn query(parts: &Parts) -> Query {
+    Query::parse(parts.uri.query())
+}
+
+fn with_own_headers(mut answer: Response<Body>, outcome: &Outcome) -> Response<Body> {
+    headers::for_own(answer.headers_mut(), &outcome.audit_id);
+    answer
+}
+
+fn with_observer(mut answer: Response<Body>, outcome: Box<Outcome>) -> Response<Body> {
+    answer.body_mut().set_observer(outcome);
+    answer
+}
+
+/// An anonymous or refused caller's HTTP/2 connection is ended
+/// (`UnauthenticatedHTTP2DOSMitigation`); on HTTP/2 the frontend turns this into a GOAWAY.
+fn close_http2(parts: &Parts, answer: &mut Response<Body>) {
+    if parts.version == Version::HTTP_2 {
+        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// Refuses what servers may understand differently, which is how requests are smuggled: no or
+/// several Host headers, a transfer coding other than chunked, a target without a path.
+fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
+    if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
+        return Err(Rejection::BadRequest("the request target has no path".to_owned()));
+    }
+    if parts.version == Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next(), parts.version) {
+        (Some(host), None, _) if host.as_bytes().iter().all(|byte| byte.is_ascii_graphic()) => {}
+        (None, None, Version::HTTP_10) => {}
+        (Some(_), None, _) => {
+            return Err(Rejection::BadRequest("malformed Host header".to_owned()));
+        }
+        (None, _, _) => {
+            return Err(Rejection::BadRequest("missing required Host header".to_owned()));
+        }
+        (Some(_), Some(_), _) => {
+            return Err(Rejection::BadRequest("too many Host headers".to_owned()));
+        }
+    }
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if chunked(coding) => Ok(()),
+        _ => Err(Rejection::NotImplemented("unsupported transfer encoding")),
+    }
+}
+
+/// The client's audit id as it is, else a new one from the thread's generator.
+fn audit_id(parts: &Parts) -> HeaderValue {
+    let mut id = match parts.headers.get(AUDIT_ID) {
+        Some(id) if !id.is_empty() => id.clone(),
+        _ => {
+            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+            let mut text = uuid::Uuid::encode_buffer();
+            let text = id.hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        }
+    };
+    // Unique per request: kept out of the table of headers that both ends remember.
+    id.set_sensitive(true);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(version: Version, headers: &[(&'static str, &'static str)], expected: Option<u16>) {
+        let mut builder = Request::builder().version(version).uri("/apis");
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let (parts, ()) = builder.body(()).unwrap().into_parts();
+        let got = check_syntax(&parts).err().map(|rejection| rejection.code().as_u16());
+        assert_eq!(got, expected, "{headers:?}");
+    }
+
+    #[test]
+    fn what_servers_may_understand_differently_is_refused() {
+        let http1 = Version::HTTP_11;
+        check(http1, &[("host", "a")], None);
+        check(http1, &[], Some(400));
+        check(http1, &[("host", "a"), ("host", "a")], Some(400));
+        check(http1, &[("host", "a b")], Some(400));
+        check(http1, &[("host", "a"), ("transfer-encoding", "chunked")], None);
+        check(http1, &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(501));
+        check(http1, &[("host", "a"), ("transfer-encoding", "identity")], Some(501));
+        check(Version::HTTP_2, &[], None);
+    }
+
+    #[test]
+    fn an_audit_id_is_the_clients_or_a_new_uuid() {
+        let parts = |id: Option<&str>| {
+            let builder = Request::builder().uri("/");
+            let builder = match id {
+                Some(id) => builder.header("audit-id", id),
+                None => builder,
+            };
+            builder.body(()).unwrap().into_parts().0
+        };
+        assert_eq!(audit_id(&parts(Some("mine"))), "mine");
+        let (one, two) = (audit_id(&parts(None)), audit_id(&parts(None)));
+        assert_ne!(one, two);
+        assert!(uuid::Uuid::parse_str(one.to_str().unwrap()).is_ok());
+    }
+}
