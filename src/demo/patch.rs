@@ -49,7 +49,11 @@ impl Patch {
                 Ok(())
             }
             Self::Operations(operations) => {
-                json_patch::patch(object, operations).map_err(|_| Refusal::unprocessable())
+                let applied = json_patch::patch(object, operations);
+                applied.map_err(|error| {
+                    tracing::debug!(%error, "toy cannot apply patch");
+                    Refusal::unprocessable()
+                })
             }
         }
     }
