@@ -1,7 +1,7 @@
 //! What the toys serve: groups, versions, resources, their columns and the shape of their objects.
 //!
-//! An object is decoded into its Rust type and written out again: that fills in defaults, drops what
-//! is not known and finds wrong types, with one description of each kind.
+//! An object is decoded into its Rust type and written out again: that fills in defaults, drops
+//! what is not known and finds wrong types, with one description of each kind.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

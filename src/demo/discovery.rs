@@ -113,7 +113,10 @@ pub(crate) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) 
 }
 
 fn group_entry(group: &Group) -> Value {
-    let entry = |version: &str| json!({ "groupVersion": format!("{}/{version}", group.name), "version": version });
+    let entry = |version: &str| {
+        let group_version = format!("{}/{version}", group.name);
+        json!({ "groupVersion": group_version, "version": version })
+    };
     let versions: Vec<Value> = group.version_names().map(entry).collect();
     json!({
         "name": group.name,

@@ -1,8 +1,8 @@
 //! Two toy extension API servers, a bakery and a library: what the proxy is shown and tested with.
 //!
-//! They behave as servers built with `k8s.io/apiserver` do where kubectl and client-go can tell, and
-//! believe the front proxy only: by its client certificate first, then by the headers it sends. They
-//! authorize nobody, keep everything in memory and ignore finalizers.
+//! They behave as servers built with `k8s.io/apiserver` do where kubectl and client-go can tell,
+//! and believe the front proxy only: by its client certificate first, then by the headers it sends.
+//! They authorize nobody, keep everything in memory and ignore finalizers.
 
 mod answer;
 mod catalogue;

@@ -205,7 +205,10 @@ fn operation(
 }
 
 fn add_path_parameters(path: &mut Value, resource: &Resource, named: bool) {
-    let parameter = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+    let parameter = |name: &str| {
+        let text = json!({ "type": "string" });
+        json!({ "name": name, "in": "path", "required": true, "schema": text })
+    };
     let parameters: Vec<Value> = [("name", named), ("namespace", resource.namespaced)]
         .into_iter()
         .filter(|(_, present)| *present)

@@ -1,5 +1,6 @@
-//! Patches: RFC 7386 and RFC 6902. Strategic merge and server-side apply need facts about types that
-//! the toys do not have, so they are 415, as for custom resources without structural schemas.
+//! Patches: RFC 7386 and RFC 6902.
+//!
+//! Strategic merge and server-side apply need facts about types that the toys do not have: 415.
 
 use http::HeaderMap;
 use json_patch::PatchOperation;

@@ -1,4 +1,4 @@
-//! Versioned objects and what happened to them lately: the data a list and a watch are answered from.
+//! Versioned objects and what happened to them lately: what lists and watches are answered from.
 //!
 //! One revision counts for all objects; every change takes the next one and becomes an event. Only
 //! the latest events are kept, so a watch that starts too far back is told that its past is gone.
