@@ -1,7 +1,7 @@
 //! What the toys serve: groups, versions, resources, their columns and the shape of their objects.
 //!
-//! An object is decoded into its Rust type and written out again: that fills in defaults, drops what
-//! is not known and finds wrong types, with one description of each kind.
+//! An object is decoded into its Rust type and written out again: that fills in defaults, drops
+//! what is not known and finds wrong types, with one description of each kind.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -396,7 +396,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(spec: Value, expected: &[&str]) {
+    fn check(spec: &Value, expected: &[&str]) {
         let errors = CAKES.decode(json!({ "spec": spec })).unwrap().errors;
         let texts: Vec<_> = errors.iter().map(|e| format!("{}: {}", e.field, e.text)).collect();
         assert_eq!(texts, expected);
@@ -404,10 +404,10 @@ mod tests {
 
     #[test]
     fn cakes_are_checked() {
-        check(json!({"flavour": "lemon"}), &[]);
-        check(json!({}), &["spec.flavour: Required value"]);
+        check(&json!({"flavour": "lemon"}), &[]);
+        check(&json!({}), &["spec.flavour: Required value"]);
         check(
-            json!({"flavour": "lemon", "layers": 11}),
+            &json!({"flavour": "lemon", "layers": 11}),
             &["spec.layers: Invalid value: 11: must be between 1 and 10, inclusive"],
         );
         let wrong = CAKES.decode(json!({"spec": {"flavour": "lemon", "layers": "x"}}));

@@ -1,5 +1,7 @@
 //! What a toy says of itself: its group, versions and resources, in the plain and aggregated forms.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -87,8 +89,13 @@ pub(crate) fn version(headers: &HeaderMap, query: &Query) -> Result<Response<Bod
 /// A document's quoted entity tag, as upstream makes it: equal content has equal tags.
 pub(crate) fn etag(document: &Value) -> String {
     let hash = digest(&SHA512, document.to_string().as_bytes());
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-    format!("\"{hex}\"")
+    let mut quoted = String::from("\"");
+    for byte in hash.as_ref() {
+        // Writing to a String cannot fail.
+        let _ = write!(quoted, "{byte:02X}");
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// 304.
@@ -106,7 +113,10 @@ pub(crate) fn set(response: &mut Response<Body>, name: HeaderName, value: &str) 
 }
 
 fn group_entry(group: &Group) -> Value {
-    let entry = |version: &str| json!({ "groupVersion": format!("{}/{version}", group.name), "version": version });
+    let entry = |version: &str| {
+        let group_version = format!("{}/{version}", group.name);
+        json!({ "groupVersion": group_version, "version": version })
+    };
     let versions: Vec<Value> = group.version_names().map(entry).collect();
     json!({
         "name": group.name,

@@ -21,8 +21,9 @@ pub(crate) fn believed(
         .ok_or_else(|| "no client certificate was presented".to_owned())?;
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|error| format!("reading the client certificate: {error}"))?;
-    let mut names = certificate.subject().iter_common_name();
-    let name = names.next().and_then(|name| name.as_str().ok()).unwrap_or_default();
+    // Of several the last one counts, as in Go.
+    let name = certificate.subject().iter_common_name().last();
+    let name = name.and_then(|name| name.as_str().ok()).unwrap_or_default();
     if allowed_names.is_empty() || allowed_names.iter().any(|allowed| allowed == name) {
         Ok(())
     } else {

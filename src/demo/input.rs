@@ -192,7 +192,7 @@ pub(crate) fn object(
     map.insert("kind".to_owned(), resource.kind.into());
     let decoded = resource.decode(value.clone()).map_err(|error| Fault::Type(error.to_string()))?;
     let mut unknown = Vec::new();
-    find_unknown(&value, &decoded.object, "", &mut unknown);
+    find_unknown(&value, &decoded.object, "", &mut unknown)?;
     Ok(Read { decoded, unknown })
 }
 
@@ -225,24 +225,34 @@ fn word(value: &Value) -> &'static str {
 }
 
 /// What was sent but is not in the canonical form is not known to the type.
-fn find_unknown(sent: &Value, known: &Value, path: &str, unknown: &mut Vec<String>) {
+fn find_unknown(
+    sent: &Value,
+    known: &Value,
+    path: &str,
+    unknown: &mut Vec<String>,
+) -> Result<(), Fault> {
     match (sent, known) {
         (Value::Object(sent), Value::Object(known)) => {
             for (key, value) in sent.iter().filter(|(_, value)| !value.is_null()) {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match known.get(key) {
-                    Some(known) => find_unknown(value, known, &path, unknown),
+                    Some(known) => find_unknown(value, known, &path, unknown)?,
                     None => unknown.push(format!("unknown field \"{path}\"")),
                 }
             }
         }
         (Value::Array(sent), Value::Array(known)) => {
             for (index, (value, known)) in sent.iter().zip(known).enumerate() {
-                find_unknown(value, known, &format!("{path}[{index}]"), unknown);
+                find_unknown(value, known, &format!("{path}[{index}]"), unknown)?;
             }
+        }
+        // serde takes the fields of a struct in their order too; Kubernetes does not.
+        (Value::Array(_), Value::Object(_)) => {
+            return Err(Fault::Type(format!("cannot unmarshal array into {path}, an object")));
         }
         _ => {}
     }
+    Ok(())
 }
 
 /// A text of the object's metadata, empty when there is none.

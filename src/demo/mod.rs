@@ -1,8 +1,8 @@
 //! Two toy extension API servers, a bakery and a library: what the proxy is shown and tested with.
 //!
-//! They behave as servers built with `k8s.io/apiserver` do where kubectl and client-go can tell, and
-//! believe the front proxy only: by its client certificate first, then by the headers it sends. They
-//! authorize nobody, keep everything in memory and ignore finalizers.
+//! They behave as servers built with `k8s.io/apiserver` do where kubectl and client-go can tell,
+//! and believe the front proxy only: by its client certificate first, then by the headers it sends.
+//! They authorize nobody, keep everything in memory and ignore finalizers.
 
 mod answer;
 mod catalogue;
@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -185,12 +186,14 @@ async fn handle(
     proxy: Result<(), String>,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let head = request.method() == Method::HEAD;
     let query = Query::parse(request.uri().query());
     let agent = text(request.headers(), USER_AGENT).map(ToOwned::to_owned);
-    match try_handle(server, proxy, request, &query).await {
-        Ok(response) => response,
-        Err(refusal) => refused(&refusal, wants_pretty(&query, Accepted::JSON, agent.as_deref())),
-    }
+    let response = try_handle(server, proxy, request, &query).await.unwrap_or_else(|refusal| {
+        refused(&refusal, wants_pretty(&query, Accepted::JSON, agent.as_deref()))
+    });
+    // Over HTTP/2 hyper would send the body even here.
+    if head { response.map(|_| Empty::new().boxed_unsync()) } else { response }
 }
 
 async fn try_handle(

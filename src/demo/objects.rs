@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::catalogue::Resource;
 use super::refusal::Refusal;
 use crate::model::history::{EventType, History, Unknown, seen_by};
+use crate::model::selector::Selectors;
 
 /// How many changes watchers can lag behind before they must list again.
 const EVENTS_MAX: usize = 10_000;
@@ -26,7 +27,7 @@ pub(crate) struct Selection {
     pub(crate) plural: &'static str,
     /// Empty for all.
     pub(crate) namespace: String,
-    pub(crate) selectors: crate::model::selector::Selectors,
+    pub(crate) selectors: Selectors,
 }
 
 impl Selection {
@@ -34,6 +35,9 @@ impl Selection {
         key.plural == self.plural && (self.namespace.is_empty() || self.namespace == key.namespace)
     }
 }
+
+/// One change as a watcher sees it.
+pub(crate) type Seen = (EventType, Arc<Value>);
 
 /// What a change makes of an object.
 #[derive(Debug)]
@@ -87,7 +91,7 @@ impl Objects {
         &self,
         revision: u64,
         selection: &Selection,
-    ) -> Result<(u64, Vec<(EventType, Arc<Value>)>), Unknown> {
+    ) -> Result<(u64, Vec<Seen>), Unknown> {
         let history = self.lock();
         let events = history.since(revision)?.filter(|event| selection.covers(&event.key));
         let seen = events

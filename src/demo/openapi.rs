@@ -205,7 +205,10 @@ fn operation(
 }
 
 fn add_path_parameters(path: &mut Value, resource: &Resource, named: bool) {
-    let parameter = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+    let parameter = |name: &str| {
+        let text = json!({ "type": "string" });
+        json!({ "name": name, "in": "path", "required": true, "schema": text })
+    };
     let parameters: Vec<Value> = [("name", named), ("namespace", resource.namespaced)]
         .into_iter()
         .filter(|(_, present)| *present)
@@ -218,8 +221,8 @@ fn add_path_parameters(path: &mut Value, resource: &Resource, named: bool) {
 
 fn object_meta() -> Value {
     let text = json!({ "type": "string" });
-    let time = json!({ "type": "string", "format": "date-time" });
-    let texts = json!({ "type": "object", "additionalProperties": text });
+    let moment = json!({ "type": "string", "format": "date-time" });
+    let labels = json!({ "type": "object", "additionalProperties": text });
     json!({
         "type": "object",
         "description": "ObjectMeta is metadata that all persisted resources must have.",
@@ -227,9 +230,9 @@ fn object_meta() -> Value {
             "name": text, "generateName": text, "namespace": text, "uid": text,
             "resourceVersion": text, "selfLink": text,
             "generation": { "type": "integer", "format": "int64" },
-            "creationTimestamp": time, "deletionTimestamp": time,
+            "creationTimestamp": moment, "deletionTimestamp": moment,
             "deletionGracePeriodSeconds": { "type": "integer", "format": "int64" },
-            "labels": texts, "annotations": texts,
+            "labels": labels, "annotations": labels,
             "finalizers": { "type": "array", "items": text },
             "ownerReferences": { "type": "array", "items": { "type": "object" } },
             "managedFields": { "type": "array", "items": { "type": "object" } },
@@ -258,8 +261,8 @@ mod tests {
     #[test]
     fn patches_show_that_fields_are_validated() {
         let document = document(&BAKERY, "v1");
-        let path = "/apis/bakery.example.com/v1/namespaces/{namespace}/cakes/{name}";
-        let patch = &document["paths"][path]["patch"];
+        let key = "/apis/bakery.example.com/v1/namespaces/{namespace}/cakes/{name}";
+        let patch = &document["paths"][key]["patch"];
         let parameters = patch["parameters"].as_array().unwrap();
         assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Cake");

@@ -1,5 +1,6 @@
-//! Patches: RFC 7386 and RFC 6902. Strategic merge and server-side apply need facts about types that
-//! the toys do not have, so they are 415, as for custom resources without structural schemas.
+//! Patches: RFC 7386 and RFC 6902.
+//!
+//! Strategic merge and server-side apply need facts about types that the toys do not have: 415.
 
 use http::HeaderMap;
 use json_patch::PatchOperation;
@@ -49,7 +50,11 @@ impl Patch {
                 Ok(())
             }
             Self::Operations(operations) => {
-                json_patch::patch(object, operations).map_err(|_| Refusal::unprocessable())
+                let applied = json_patch::patch(object, operations);
+                applied.map_err(|error| {
+                    tracing::debug!(%error, "toy cannot apply patch");
+                    Refusal::unprocessable()
+                })
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Content negotiation: what a client's Accept header asks for and what it therefore gets.
 //!
 //! Upstream's rules (`endpoints/handlers/negotiation`): clauses count by q and then by order, a
-//! clause that asks for an unknown form is skipped, and q=0 is only a very low rank. Discovery has a
-//! rule of its own: an aggregated clause anywhere wins over every plain one.
+//! clause that asks for an unknown form is skipped, and q=0 is only a very low rank. Discovery has
+//! a rule of its own: an aggregated clause anywhere wins over every plain one.
 
 use std::cmp::Reverse;
 
@@ -83,7 +83,7 @@ pub fn not_acceptable() -> Rejection {
     Rejection::NotAcceptable(SERVED)
 }
 
-/// Whether JSON is indented: `?pretty=` decides, else the clause, else whether a person's tool asks.
+/// Whether JSON is indented: `?pretty=` decides, else the clause or a person's tool asking.
 pub fn wants_pretty(query: &Query, accepted: Accepted, user_agent: Option<&str>) -> bool {
     if let Some(value) = query.get("pretty") {
         return matches!(value, "1" | "true");

@@ -1,4 +1,4 @@
-//! Versioned objects and what happened to them lately: the data a list and a watch are answered from.
+//! Versioned objects and what happened to them lately: what lists and watches are answered from.
 //!
 //! One revision counts for all objects; every change takes the next one and becomes an event. Only
 //! the latest events are kept, so a watch that starts too far back is told that its past is gone.
@@ -73,6 +73,23 @@ impl<K: Ord + Clone, T> History<K, T> {
             events_max,
             known_since: 1,
         }
+    }
+
+    /// Goes on from what was kept elsewhere: these objects as they were at `revision`, with no
+    /// event before it.
+    pub fn restored(
+        revision: u64,
+        objects: impl IntoIterator<Item = (K, T)>,
+        events_max: usize,
+    ) -> Self {
+        let objects = objects.into_iter().map(|(key, object)| (key, Arc::new(object))).collect();
+        Self { revision, objects, events: VecDeque::new(), events_max, known_since: revision }
+    }
+
+    /// Skips to `revision` without an event, for changes whose revisions somebody else counts: the
+    /// next change takes the one after it. Never goes back.
+    pub fn advance_to(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
     }
 
     /// The revision of the last change.
@@ -181,6 +198,17 @@ mod tests {
         assert_eq!(words(&history, 2), Err(Unknown::Expired(3)));
         assert_eq!(words(&history, 3).unwrap(), ["MODIFIED a@4", "MODIFIED a@5"]);
         assert_eq!(words(&history, 5).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_restored_history_knows_nothing_before_its_revision() {
+        let mut history = Numbers::restored(7, [("a", (1, 5))], 10);
+        assert_eq!(words(&history, 6), Err(Unknown::Expired(7)));
+        history.advance_to(20);
+        history.advance_to(9);
+        history.put("a", |revision| (2, revision));
+        assert_eq!(words(&history, 7).unwrap(), ["MODIFIED a@21"]);
+        assert_eq!(words(&history, 20).unwrap(), ["MODIFIED a@21"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// One frame; `kind` is `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
 pub fn frame(kind: &str, object: &Value) -> Vec<u8> {
-    // Written by hand so that the type comes first, as upstream has it, whatever map serde_json uses.
+    // By hand, so that the type comes first, as upstream has it, whatever map serde_json uses.
     format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into_bytes()
 }
 
