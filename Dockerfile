@@ -1,6 +1,6 @@
 # A static program and nothing else: no shell, no libraries, no root.
 #   docker build -t portico .
-#   docker run --rm -p 6443:6443 portico demo --data-dir /data --secure-port 6443
+#   docker run --rm portico --help
 FROM rust:1-alpine AS build
 # What the C and assembler parts of the cryptography are built with.
 RUN apk add --no-cache gcc g++ musl-dev make cmake perl
