@@ -150,7 +150,7 @@ fn control_tasks(
         None => {
             drop(guard);
             // The loop may have ended already when the program ends at once.
-            drop(loaded.send(()));
+            loaded.send(()).ok();
         }
     }
     tasks
@@ -172,7 +172,7 @@ async fn follow_manifests(
         }
     };
     drop(guard);
-    drop(loaded.send(()));
+    loaded.send(()).ok();
     manifests.follow().await;
 }
 
