@@ -31,13 +31,13 @@ A tour, to be pasted into another shell from top to bottom:
     > apiVersion: bakery.example.com/v1
     > kind: Cake
     > metadata:
-    >   name: birthday
+    >   name: anniversary
     > spec:
     >   flavour: chocolate
     >   layers: 3
     > END
-    $ KUBE_EDITOR='sed -i s/chocolate/vanilla/' kubectl edit cake birthday
-    $ kubectl delete cake birthday
+    $ KUBE_EDITOR='sed -i s/chocolate/vanilla/' kubectl edit cake anniversary
+    $ kubectl delete cake anniversary
     $ kill %1
 
 4. What an extension API server is told about you; your own headers about that do not reach it.
