@@ -394,6 +394,10 @@ mod tests {
         );
         let text = "#[cfg(test)]\n#[allow(x)]\nmod tests { use crate::proxy; fn f() { {} } }\n";
         check_imports("src/tls/mod.rs", text, &[]);
+        let text = "#[cfg(test)]\nmod tests { use super::*; }\nuse crate::proxy;";
+        check_imports("src/tls/mod.rs", text, &[3]);
+        let text = "#[cfg(test)]\npub(crate) use crate::{proxy::A};\nuse crate::proxy;";
+        check_imports("src/tls/mod.rs", text, &[3]);
         let text = "#[cfg(test)]\nuse crate::{proxy::A, auth::{B}};\nuse crate::auth;";
         check_imports("src/tls/mod.rs", text, &[3]);
         check_imports("src/tls/mod.rs", "#[cfg(not(test))]\nuse crate::proxy;", &[2]);

@@ -218,8 +218,8 @@ fn end_of_item(tokens: &[Token], at: usize) -> usize {
     while text(at) == "#" && text(at + 1) == "[" {
         at = end_of_brackets(tokens, at + 1);
     }
-    let is_import =
-        (at..at + 5).map(text).take_while(|text| *text != ";").any(|text| text == "use");
+    let mut before_body = (at..at + 5).map(text).take_while(|text| !matches!(*text, ";" | "{"));
+    let is_import = before_body.any(|text| text == "use");
     while at < tokens.len() {
         match text(at) {
             ";" => return at + 1,
