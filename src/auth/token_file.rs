@@ -126,6 +126,9 @@ mod tests {
     #[test]
     fn a_line_with_too_few_columns_is_an_error_that_names_it() {
         let error = read("t1,alice,u1\nt2,bob\n").unwrap_err().to_string();
-        assert!(error.contains("at least 3 columns") && error.contains("found 2 in line 2"), "{error}");
+        assert!(
+            error.contains("at least 3 columns") && error.contains("found 2 in line 2"),
+            "{error}"
+        );
     }
 }

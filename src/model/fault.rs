@@ -84,6 +84,34 @@ pub enum Hop {
 }
 
 impl Hop {
+    /// Every fault there is, for documents and their tests.
+    pub const ALL: [Self; 24] = [
+        Self::ServiceNotFound,
+        Self::ServicePortNotFound,
+        Self::ServiceNotRoutable,
+        Self::EndpointsNotFound,
+        Self::NoEndpoints,
+        Self::NameNotResolved,
+        Self::InvalidCaBundle,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectFailed,
+        Self::HandshakeTimeout,
+        Self::NotTls,
+        Self::UnknownAuthority,
+        Self::NameMismatch,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::CertificateInvalid,
+        Self::ClientCertificateRefused,
+        Self::HandshakeFailed,
+        Self::ProtocolError,
+        Self::BackendReset,
+        Self::Deadline,
+        Self::Redirect,
+        Self::Overloaded,
+    ];
+
     /// The fault's one word.
     pub fn word(self) -> &'static str {
         match self {

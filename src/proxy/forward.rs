@@ -10,7 +10,7 @@ use http::{Response, Version};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
-use super::{Connection, close_http2, headers};
+use super::{Asked, Connection, close_http2, headers};
 use crate::auth::Permit;
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
@@ -25,11 +25,11 @@ impl Connection {
         &self,
         permit: &Permit,
         remote: &Remote<Upstream>,
-        info: &RequestInfo<'_>,
-        parts: &Parts,
+        asked: Asked<'_>,
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
+        let Asked { info, parts } = asked;
         let failed = |fault: Fault| reject(remote, info, fault);
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
@@ -47,9 +47,8 @@ impl Connection {
             body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
         }
         let identity = &self.proxy.auth.identity_headers;
-        let make = || {
-            headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id)
-        };
+        let make =
+            || headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
         let root = PathAndQuery::from_static("/");
         let request = Outgoing {
             method: &parts.method,

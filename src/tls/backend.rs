@@ -59,7 +59,8 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     let (added, _ignored) = store.add_parsable_certificates(loaded.certs);
     if added == 0 {
-        let why = loaded.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+        let why =
+            loaded.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
         return Err(TlsError::SystemRoots(why));
     }
     Ok(store)

@@ -107,11 +107,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 impl KeyPair {
     /// The pair in the form in which TLS uses it; an error when the two do not match.
     pub fn certified_key(&self, place: &str) -> Result<rustls::sign::CertifiedKey, TlsError> {
-        rustls::sign::CertifiedKey::from_der(
-            self.chain.clone(),
-            self.key.clone_key(),
-            &provider(),
-        )
-        .map_err(|source| TlsError::Pair { place: place.to_owned(), source })
+        rustls::sign::CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider())
+            .map_err(|source| TlsError::Pair { place: place.to_owned(), source })
     }
 }

@@ -114,10 +114,8 @@ pub fn serving_pair(directory: &Path, alternates: &[IpAddr]) -> Result<KeyPair, 
     let certificate = directory.join(format!("{PAIR_NAME}.crt"));
     let key = directory.join(format!("{PAIR_NAME}.key"));
     if !certificate.exists() || !key.exists() {
-        std::fs::create_dir_all(directory).map_err(|source| TlsError::Write {
-            path: directory.display().to_string(),
-            source,
-        })?;
+        std::fs::create_dir_all(directory)
+            .map_err(|source| TlsError::Write { path: directory.display().to_string(), source })?;
         let authority = Authority::new("localhost-ca")?;
         let addresses: Vec<String> = alternates.iter().map(ToString::to_string).collect();
         let mut names = vec!["localhost", "127.0.0.1", "::1"];

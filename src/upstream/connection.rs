@@ -1,8 +1,8 @@
 //! One connection to an endpoint, HTTP/2 or HTTP/1.1, and the lease of a request on it.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -192,13 +192,8 @@ impl Http2 {
             idle_since: Mutex::new(None),
         });
         let ping = connection.ping_pong();
-        let driver = drive(
-            connection,
-            ping,
-            Arc::clone(&state),
-            config.clone(),
-            Arc::clone(endpoint),
-        );
+        let driver =
+            drive(connection, ping, Arc::clone(&state), config.clone(), Arc::clone(endpoint));
         drop(tasks::spawn("upstream-http2", driver));
         Ok(Self { sender, state })
     }
@@ -285,7 +280,10 @@ async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
 
 impl Http1 {
     /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
-    pub(super) async fn start(dialed: Dialed, endpoint: &Arc<Endpoint>) -> Result<Self, hyper::Error> {
+    pub(super) async fn start(
+        dialed: Dialed,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Self, hyper::Error> {
         let (sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
         let counted = Counted::new(Arc::clone(endpoint));

@@ -38,7 +38,10 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
             return Err(Fault::new(connect_hop(&error), format!("dial tcp {address}: {error}")));
         }
         Err(_) => {
-            return Err(Fault::new(Hop::ConnectTimeout, format!("dial tcp {address}: i/o timeout")));
+            return Err(Fault::new(
+                Hop::ConnectTimeout,
+                format!("dial tcp {address}: i/o timeout"),
+            ));
         }
     };
     if let Err(error) = stream.set_nodelay(true) {
@@ -55,9 +58,10 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
             let hop = tls_hop(&error).unwrap_or(Hop::HandshakeFailed);
             Err(Fault::new(hop, format!("{address}: tls: {error}")))
         }
-        Err(_) => {
-            Err(Fault::new(Hop::HandshakeTimeout, format!("{address}: net/http: TLS handshake timeout")))
-        }
+        Err(_) => Err(Fault::new(
+            Hop::HandshakeTimeout,
+            format!("{address}: net/http: TLS handshake timeout"),
+        )),
     }
 }
 

@@ -132,6 +132,7 @@ impl Pool {
             match self.attempt(backend, endpoint, class, request, &mut body).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => {
+                    endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
                     let more = tried.len() < TRIES_MAX.min(endpoints.len().max(2));
                     if !(failed.never_acted_on && more) {
@@ -266,9 +267,8 @@ impl Pool {
                 .map_err(|error| failed(error.to_string()))?;
             self.slots().entry(key).or_default().http2.push(connection);
         } else {
-            let connection = Http1::start(dialed, endpoint)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            let connection =
+                Http1::start(dialed, endpoint).await.map_err(|error| failed(error.to_string()))?;
             let mut slots = self.slots();
             let slot = slots.entry(key).or_default();
             slot.speaks_http1 = true;

@@ -17,7 +17,7 @@ use crate::model::watch_events::{bookmark, error, frame};
 use crate::store::{Event, EventKind, Kind, SinceError};
 
 /// How often a watcher that understands bookmarks is told how far it has come.
-const BOOKMARK_PERIOD: Duration = Duration::from_mins(1);
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// The least time after which a watch without a timeout ends (`--min-request-timeout` upstream); at
 /// most doubled, so that watchers do not come back all at once.
 const TIMEOUT_MIN_SECONDS: u64 = 30 * 60;
