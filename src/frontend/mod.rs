@@ -248,7 +248,7 @@ impl Thread {
             std::thread::Builder::new().name(format!("data-plane-{index}")).spawn(move || {
                 runtime.block_on(async move {
                     take_sockets(receiver, context, start()).await;
-                })
+                });
             })?;
         Ok(Self { sockets: sender, connections: Arc::new(AtomicUsize::new(0)), handle })
     }
