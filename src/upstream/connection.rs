@@ -286,7 +286,7 @@ async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
 impl Http1 {
     /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
     pub(super) async fn start(dialed: Dialed, endpoint: &Arc<Endpoint>) -> Result<Self, hyper::Error> {
-        let (sender, connection) =
+        let (mut sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
         let counted = Counted::new(Arc::clone(endpoint));
         drop(tasks::spawn("upstream-http1", async move {
@@ -294,6 +294,8 @@ impl Http1 {
                 tracing::debug!(endpoint = %counted.0.address, %error, "upstream connection failed");
             }
         }));
+        // Until its driver has run once, a new connection looks like one that takes no request.
+        sender.ready().await?;
         Ok(Self { sender, noted: dialed.noted, idle_since: Instant::now() })
     }
 }

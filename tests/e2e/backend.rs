@@ -192,7 +192,7 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>) {
 
 /// By the path's last part: `mirror` gives the body back, `code-<n>` answers with that code and no
 /// body, `large-<n>` sends n bytes, `trailers` sends trailers, `announced` announces them too,
-/// `watch` sends what the test sends, `hang` never answers; anything else tells what was received.
+/// `events` sends what the test sends, `hang` never answers; anything else tells what was received.
 async fn answer(state: &State, number: usize, request: Request<Incoming>) -> Response<Sent> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
@@ -225,7 +225,7 @@ async fn answer(state: &State, number: usize, request: Request<Incoming>) -> Res
         None if last == "trailers" => with_trailers(false),
         None if last == "announced" => with_trailers(true),
         None if last == "hang" => std::future::pending().await,
-        None if last == "watch" => watch(state).await,
+        None if last == "events" => watch(state).await,
         Some(("code", code)) => {
             Response::builder().status(code.parse::<u16>().unwrap()).body(full(Bytes::new())).unwrap()
         }

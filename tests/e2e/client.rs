@@ -167,7 +167,8 @@ impl Incoming<'_> {
         }
     }
 
-    async fn collect(&mut self) -> Result<(Bytes, HeaderMap), String> {
+    /// The rest of it, with the trailers.
+    pub(crate) async fn collect(&mut self) -> Result<(Bytes, HeaderMap), String> {
         let mut body = Vec::new();
         while let Some(data) = self.next().await {
             body.extend_from_slice(&data?);

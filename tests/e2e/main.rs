@@ -21,4 +21,4 @@ mod identity;
 // mod pooling;
 mod proxying;
 mod spoofing;
-// mod watches;
+mod watches;

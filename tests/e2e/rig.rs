@@ -18,7 +18,7 @@ use crate::client::{Ask, Client, Protocol};
 use crate::pki::{NAMESPACE, PKI};
 
 /// How long anything may take before a test fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(8);
 
 /// Between two looks at something that is awaited.
 const LOOK: Duration = Duration::from_millis(2);
