@@ -11,9 +11,9 @@ mod http2_client;
 mod pki;
 mod rig;
 
-// mod deadlines;
+mod deadlines;
 // mod ending;
-// mod faults;
+mod faults;
 // mod frontend;
 mod identity;
 // mod manifests;

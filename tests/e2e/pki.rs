@@ -1,15 +1,16 @@
 //! The certificates of all tests, made once: authorities that are believed and ones that are not.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use portico::tls::pki::PemPair;
-use portico::tls::{certificates, server};
+use portico::tls::{certificates, provider, server};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 
 /// The namespace of every service.
 pub(crate) const NAMESPACE: &str = "e2e";
@@ -160,6 +161,24 @@ pub(crate) fn backend_tls_of(
 ) -> ServerConfig {
     let callers = certificates("callers", callers.certificate().as_bytes()).unwrap();
     let mut config = server::mutual_config(&pair.key_pair().unwrap(), callers).unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config
+}
+
+/// The same over TLS 1.2 only, where a certificate is refused within the handshake.
+pub(crate) fn only_tls12(pair: &PemPair, protocols: &[&str], callers: &Authority) -> ServerConfig {
+    let mut roots = RootCertStore::empty();
+    for root in certificates("callers", callers.certificate().as_bytes()).unwrap() {
+        roots.add(root).unwrap();
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let pair = pair.key_pair().unwrap();
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(pair.chain, pair.key)
+        .unwrap();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     config
 }
