@@ -10,7 +10,7 @@ use http::{Response, Version};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
-use super::{Asked, Connection, close_http2, headers};
+use super::{Asked, Connection, headers};
 use crate::auth::Permit;
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
@@ -67,7 +67,7 @@ impl Connection {
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
             return Err(failed(Hop::Redirect.into()));
         }
-        Ok(respond(answer, parts, caller.is_anonymous, deadline, outcome))
+        Ok(respond(answer, deadline, outcome))
     }
 
     /// When the answer must be complete; none for long-running requests.
@@ -92,13 +92,7 @@ fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Re
     }))
 }
 
-fn respond(
-    answer: Answer,
-    parts: &Parts,
-    anonymous: bool,
-    deadline: Option<Instant>,
-    outcome: &mut Outcome,
-) -> Response<Body> {
+fn respond(answer: Answer, deadline: Option<Instant>, outcome: &mut Outcome) -> Response<Body> {
     let Answer { mut head, mut body, lease } = answer;
     let seconds = outcome.begun().elapsed().as_secs_f64();
     lease.endpoint().metrics().answered(head.status.as_u16(), seconds);
@@ -109,9 +103,5 @@ fn respond(
     }
     // The client's connection has its own version, whatever the backend's has.
     head.version = Version::default();
-    let mut response = Response::from_parts(head, body);
-    if anonymous {
-        close_http2(parts, &mut response);
-    }
-    response
+    Response::from_parts(head, body)
 }

@@ -190,8 +190,11 @@ impl Connection {
         let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
         let asked = Asked { info: &info, parts: &parts };
         match self.try_handle(asked, body, &mut outcome).await {
-            Ok(answered) => {
+            Ok(mut answered) => {
                 outcome.answered(answered.status());
+                if outcome.is_anonymous() {
+                    close_http2(&parts, &mut answered);
+                }
                 with_observer(answered, outcome)
             }
             Err(rejection) => {
@@ -302,7 +305,7 @@ impl Connection {
         if let Some(seconds) = rejection.retry_after_seconds() {
             answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
-        if matches!(rejection, Rejection::Unauthorized(_)) {
+        if matches!(rejection, Rejection::Unauthorized(_)) || outcome.is_anonymous() {
             close_http2(parts, &mut answer);
         }
         with_observer(with_own_headers(answer, &outcome), outcome)

@@ -66,6 +66,11 @@ impl Outcome {
         self.caller = Some(Arc::clone(caller));
     }
 
+    /// True for a caller without credentials.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.is_anonymous)
+    }
+
     /// The request turned out to be for this route.
     pub(super) fn set_route(&mut self, route: &Arc<RouteMetrics>) {
         if let Some(gauge) = route.in_flight() {

@@ -284,7 +284,7 @@ impl Http1 {
         dialed: Dialed,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Self, hyper::Error> {
-        let (sender, connection) =
+        let (mut sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
         let counted = Counted::new(Arc::clone(endpoint));
         drop(tasks::spawn("upstream-http1", async move {
@@ -292,6 +292,8 @@ impl Http1 {
                 tracing::debug!(endpoint = %counted.0.address, %error, "upstream connection failed");
             }
         }));
+        // Until its driver has run once, a new connection looks like one that takes no request.
+        sender.ready().await?;
         Ok(Self { sender, noted: dialed.noted, idle_since: Instant::now() })
     }
 }

@@ -267,8 +267,10 @@ impl Pool {
                 .map_err(|error| failed(error.to_string()))?;
             self.slots().entry(key).or_default().http2.push(connection);
         } else {
-            let connection =
-                Http1::start(dialed, endpoint).await.map_err(|error| failed(error.to_string()))?;
+            let noted = Arc::clone(&dialed.noted);
+            let connection = Http1::start(dialed, endpoint).await.map_err(|error| {
+                noted.get().cloned().unwrap_or_else(|| failed(error.to_string()))
+            })?;
             let mut slots = self.slots();
             let slot = slots.entry(key).or_default();
             slot.speaks_http1 = true;

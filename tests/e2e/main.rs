@@ -1,0 +1,24 @@
+//! The real program, started on a free port with manifests in a directory of its own, against
+//! scripted backends on loopback: what a user, a client or an attacker can observe.
+//!
+//! No test waits for time to pass: each awaits a fact (a response, a frame, a counter, a closed
+//! socket), bounded by a generous limit.
+
+mod backend;
+mod client;
+mod http1_client;
+mod http2_client;
+mod pki;
+mod rig;
+
+mod deadlines;
+// mod ending;
+mod faults;
+// mod frontend;
+mod identity;
+// mod manifests;
+// mod objects;
+// mod pooling;
+mod proxying;
+mod spoofing;
+mod watches;

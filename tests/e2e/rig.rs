@@ -1,0 +1,255 @@
+//! Portico as a user starts it: flags, certificate files and a directory of manifests.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use clap::Parser as _;
+use portico::app::{self, Running, Tuning};
+use portico::config::{Config, Flags};
+use portico::tls::pki::PemPair;
+use tempfile::TempDir;
+use tokio::time::{interval, timeout};
+
+use crate::client::{Ask, Client, Protocol};
+use crate::pki::{NAMESPACE, PKI};
+
+/// How long anything may take before a test fails.
+pub(crate) const LIMIT: Duration = Duration::from_secs(8);
+
+/// Between two looks at something that is awaited.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The token of `bob`, with uid and two groups.
+pub(crate) const BOBS_TOKEN: &str = "bobs-secret-token";
+
+/// A portico to be started.
+pub(crate) struct Setup {
+    directory: TempDir,
+    arguments: Vec<String>,
+    edit: Box<dyn FnOnce(&mut Config, &mut Tuning)>,
+}
+
+/// A running portico with its files.
+pub(crate) struct Rig {
+    directory: TempDir,
+    pub(crate) running: Running,
+    pub(crate) address: SocketAddr,
+}
+
+#[derive(clap::Parser)]
+#[command(args_override_self = true)]
+struct Line {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+impl Setup {
+    /// With every authenticator, an own certificate towards backends, and no manifest yet.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        };
+        write("ca.crt", &PKI.authority.certificate());
+        write("front-proxy-ca.crt", &PKI.front_proxies.certificate());
+        write("both.crt", &(PKI.authority.certificate() + &PKI.front_proxies.certificate()));
+        write("tokens.csv", &format!("{BOBS_TOKEN},bob,uid-7,\"team-a,team-b\"\n"));
+        for (name, pair) in [("server", &PKI.server), ("aggregator", &PKI.aggregator)] {
+            write(&format!("{name}.crt"), &pair.certificate);
+            write(&format!("{name}.key"), &pair.key);
+        }
+        std::fs::create_dir(directory.path().join("manifests")).unwrap();
+        let file =
+            |flag: &str, name: &str| format!("--{flag}={}", directory.path().join(name).display());
+        let arguments = vec![
+            "portico".to_owned(),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--secure-port=0".to_owned(),
+            "--data-plane-threads=1".to_owned(),
+            "--requestheader-allowed-names=front-proxy".to_owned(),
+            "--requestheader-uid-headers=X-Remote-Uid".to_owned(),
+            file("tls-cert-file", "server.crt"),
+            file("tls-private-key-file", "server.key"),
+            file("client-ca-file", "ca.crt"),
+            file("requestheader-client-ca-file", "front-proxy-ca.crt"),
+            file("token-auth-file", "tokens.csv"),
+            file("proxy-client-cert-file", "aggregator.crt"),
+            file("proxy-client-key-file", "aggregator.key"),
+            file("manifests", "manifests"),
+        ];
+        Self { directory, arguments, edit: Box::new(|_, _| {}) }
+    }
+
+    /// One more flag, which takes the place of an earlier one.
+    pub(crate) fn flag(mut self, flag: &str) -> Self {
+        self.arguments.push(flag.to_owned());
+        self
+    }
+
+    /// A flag whose value is one of the rig's files.
+    pub(crate) fn file_flag(self, flag: &str, name: &str) -> Self {
+        let value = self.directory.path().join(name).display().to_string();
+        self.flag(&format!("--{flag}={value}"))
+    }
+
+    /// What no flag sets.
+    pub(crate) fn edit(mut self, edit: impl FnOnce(&mut Config, &mut Tuning) + 'static) -> Self {
+        self.edit = Box::new(edit);
+        self
+    }
+
+    /// A manifest file.
+    pub(crate) fn manifest(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.directory.path().join("manifests").join(name), text).unwrap();
+        self
+    }
+
+    /// Group `<name>.example.com`, version v1, behind a service with these endpoints.
+    pub(crate) fn service(self, name: &str, endpoints: &[SocketAddr]) -> Self {
+        let text = api_service(name) + &service(name) + &slices(name, endpoints);
+        self.manifest(&format!("{name}.yaml"), &text)
+    }
+
+    /// Starts, without waiting for the manifests.
+    pub(crate) fn launch(self) -> Rig {
+        let line = Line::try_parse_from(&self.arguments).unwrap();
+        let (mut config, mut tuning) = (line.flags.config().unwrap(), Tuning::default());
+        (self.edit)(&mut config, &mut tuning);
+        let running = app::start(&config, tuning).unwrap();
+        Rig { directory: self.directory, address: running.address, running }
+    }
+
+    /// Starts and waits until the manifests are in effect.
+    pub(crate) async fn start(self) -> Rig {
+        let rig = self.launch();
+        let mut client = rig.alice(Protocol::Http1).await;
+        eventually("manifests in effect", async || {
+            client.get("/apis/nobody.example.com/v1").await.status == 404
+        })
+        .await;
+        rig
+    }
+}
+
+impl Rig {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes or replaces a manifest file, whole at once.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let partial = self.path("partial");
+        std::fs::write(&partial, text).unwrap();
+        std::fs::rename(partial, self.path("manifests").join(name)).unwrap();
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.path("manifests").join(name)).unwrap();
+    }
+
+    /// A connection that shows this certificate, or none.
+    pub(crate) async fn connect(&self, protocol: Protocol, pair: Option<&PemPair>) -> Client {
+        Client::connect(self.address, protocol, pair).await
+    }
+
+    /// A connection of alice's.
+    pub(crate) async fn alice(&self, protocol: Protocol) -> Client {
+        self.connect(protocol, Some(&PKI.alice)).await
+    }
+
+    /// The sum of a metric's series that have all these labels, as written: `name="value"`.
+    pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let mut client = self.alice(Protocol::Http1).await;
+        let text = client.get("/metrics").await.text();
+        let series = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        series
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .reduce(|a, b| a + b)
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) async fn await_metric(&self, name: &str, labels: &[&str], value: f64) {
+        let what = format!("{name}{labels:?} = {value}");
+        eventually(&what, async || {
+            (self.metric(name, labels).await.unwrap_or_default() - value).abs() < 0.5
+        })
+        .await;
+    }
+
+    /// Waits until a path is answered with this code.
+    pub(crate) async fn await_status(&self, path: &str, status: u16) {
+        let mut client = self.alice(Protocol::Http2).await;
+        eventually(&format!("{path} answers {status}"), async || {
+            client.send(&Ask::get(path)).await.status == status
+        })
+        .await;
+    }
+}
+
+/// Looks again and again until the condition holds.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let mut look = interval(LOOK);
+    let looking = async {
+        while !condition().await {
+            look.tick().await;
+        }
+    };
+    assert!(timeout(LIMIT, looking).await.is_ok(), "never: {what}");
+}
+
+/// Bounds whatever is awaited.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match timeout(LIMIT, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not in time: {what}"),
+    }
+}
+
+/// An APIService of group `<name>.example.com` that names the service `<name>`.
+pub(crate) fn api_service(name: &str) -> String {
+    api_service_with(name, &BASE64_STANDARD.encode(PKI.authority.certificate()))
+}
+
+pub(crate) fn api_service_with(name: &str, ca_bundle: &str) -> String {
+    format!(
+        "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\n\
+         metadata: {{name: v1.{name}.example.com}}\n\
+         spec:\n  group: {name}.example.com\n  version: v1\n  groupPriorityMinimum: 1000\n  \
+         versionPriority: 10\n  caBundle: {ca_bundle}\n  \
+         service: {{namespace: {NAMESPACE}, name: {name}}}\n---\n"
+    )
+}
+
+pub(crate) fn service(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{namespace: {NAMESPACE}, name: {name}}}\n\
+         spec: {{ports: [{{name: https, port: 443}}]}}\n---\n"
+    )
+}
+
+/// One EndpointSlice an address, since each has a port of its own.
+pub(crate) fn slices(name: &str, endpoints: &[SocketAddr]) -> String {
+    let slice = |(at, address): (usize, &SocketAddr)| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata:\n  namespace: {NAMESPACE}\n  name: {name}-{at}\n  \
+             labels: {{kubernetes.io/service-name: {name}}}\naddressType: IPv4\n\
+             ports: [{{name: https, port: {}}}]\nendpoints: [{{addresses: [\"{}\"]}}]\n---\n",
+            address.port(),
+            address.ip(),
+        )
+    };
+    endpoints.iter().enumerate().map(slice).collect()
+}
+
+/// A resource path of a service's group.
+pub(crate) fn path(name: &str, rest: &str) -> String {
+    format!("/apis/{name}.example.com/v1/{rest}")
+}
