@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::LOCATION;
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, Version};
 use tokio::time::timeout_at;
