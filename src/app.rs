@@ -190,7 +190,9 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
         None => Tokens::default(),
     };
     if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
-        tracing::warn!("no authentication method configured, every caller is anonymous");
+        tracing::warn!(
+            "no authentication method configured, callers reach the always-allow paths only"
+        );
     }
     if config.client_ca_file.is_some()
         && config.client_ca_file == config.requestheader_client_ca_file

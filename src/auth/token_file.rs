@@ -19,12 +19,12 @@ pub struct Tokens {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// The file cannot be read or is no CSV.
-    #[error("token file '{path}': {source}")]
+    #[error("token file '{path}': {error}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: csv::Error,
+        error: csv::Error,
     },
     /// A line has fewer than three columns.
     #[error(
@@ -56,7 +56,7 @@ impl Tokens {
     /// token that stands twice the last counts; both are warned of.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
         let place = path.display().to_string();
-        let read_error = |source| TokenFileError::Read { path: place.clone(), source };
+        let read_error = |error| TokenFileError::Read { path: place.clone(), error };
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)

@@ -36,8 +36,7 @@ pub fn client_config(
         Trust::System => BackendVerifier::system(system_roots()?)?,
         Trust::Anybody => BackendVerifier::anybody(),
     };
-    let pair_error =
-        |source| TlsError::Pair { place: "proxy-client certificate".to_owned(), source };
+    let pair_error = |error| TlsError::Pair { place: "proxy-client certificate".to_owned(), error };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(pair_error)?
