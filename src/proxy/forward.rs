@@ -1,6 +1,6 @@
 //! A request to an extension API server, and its answer back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::header::LOCATION;
@@ -49,10 +49,12 @@ impl Connection {
         let make =
             || headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
         let root = PathAndQuery::from_static("/");
+        let tried = Mutex::new(None);
         let request = Outgoing {
             method: &parts.method,
             path: parts.uri.path_and_query().unwrap_or(&root),
             headers: &make,
+            tried: &tried,
         };
         let call = self.pool.call(&remote.backend.backend, class, &request, body);
         let answer = match deadline {
@@ -62,9 +64,10 @@ impl Connection {
             },
             None => call.await,
         };
-        let answer = answer.map_err(failed)?;
+        let endpoint = || *tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answer.map_err(|fault| failed(fault.at(endpoint())))?;
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
-            return Err(failed(Hop::Redirect.into()));
+            return Err(failed(Fault::from(Hop::Redirect).at(endpoint())));
         }
         Ok(respond(answer, deadline, outcome))
     }
