@@ -226,9 +226,10 @@ async fn answer(state: &State, number: usize, request: Request<Incoming>) -> Res
         None if last == "announced" => with_trailers(true),
         None if last == "hang" => std::future::pending().await,
         None if last == "events" => watch(state).await,
-        Some(("code", code)) => {
-            Response::builder().status(code.parse::<u16>().unwrap()).body(full(Bytes::new())).unwrap()
-        }
+        Some(("code", code)) => Response::builder()
+            .status(code.parse::<u16>().unwrap())
+            .body(full(Bytes::new()))
+            .unwrap(),
         Some(("large", size)) => Response::new(full(vec![b'x'; size.parse().unwrap()].into())),
         _ => Response::new(full(told.to_string().into())),
     }

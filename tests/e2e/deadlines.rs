@@ -74,7 +74,10 @@ async fn a_resource_of_a_backend_that_hangs_is_504_with_a_full_status() {
             assert_eq!((answer.status, answer.cause().as_str()), (504, "Deadline"));
             let status = answer.json();
             assert_eq!((&status["kind"], &status["apiVersion"]), (&"Status".into(), &"v1".into()));
-            assert_eq!((&status["reason"], &status["status"]), (&"Timeout".into(), &"Failure".into()));
+            assert_eq!(
+                (&status["reason"], &status["status"]),
+                (&"Timeout".into(), &"Failure".into())
+            );
             assert!(!answer.headers.contains_key("retry-after"));
         }
     }

@@ -12,9 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::backend::{Backend, HTTP1, HTTP2, Listener};
 use crate::client::{Answer, Ask, BOTH, Protocol};
-use crate::pki::{
-    Leaf, PKI, backend_tls, backend_tls_of, backend_tls_with, host, only_tls12,
-};
+use crate::pki::{Leaf, PKI, backend_tls, backend_tls_of, backend_tls_with, host, only_tls12};
 use crate::rig::{Setup, api_service, api_service_with, path, service, slices};
 
 /// An answer of portico's own about a backend.
@@ -39,8 +37,11 @@ async fn check_all(setup: Setup, cases: &[(&str, u16, &str, &str)]) {
         let mut client = rig.alice(protocol).await;
         for (name, code, cause, words) in cases {
             let version = path(name, "");
-            for target in [&path(name, "things"), &path(name, "things?watch=1"), version.trim_end_matches('/')]
-            {
+            for target in [
+                &path(name, "things"),
+                &path(name, "things?watch=1"),
+                version.trim_end_matches('/'),
+            ] {
                 check(name, &client.get(target).await, *code, cause, words);
             }
             let post = Ask::new("POST", path(name, "things")).body("{}");
@@ -58,7 +59,8 @@ async fn services_that_cannot_be_resolved_are_named() {
     let unresolvable = format!("{external}{}.invalid}}", "a".repeat(70));
     let unresolvable =
         service("unresolvable").replace("spec: {ports: [{name: https, port: 443}]}", &unresolvable);
-    let garbage = BASE64_STANDARD.encode("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let garbage =
+        BASE64_STANDARD.encode("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let setup = Setup::new()
         .manifest("1.yaml", &api_service("no-service"))
         .manifest("2.yaml", &(api_service("no-port") + &no_port))
@@ -104,7 +106,8 @@ async fn faults_of_connecting_and_of_certificates_are_told_apart() {
     let stranger = PKI.stranger.sign(&Leaf::server(&[&host("unknown")]));
     let unknown = silent(backend_tls_with(&stranger, HTTP2));
     let other = silent(backend_tls("some-other", HTTP2));
-    let expired = silent(backend_tls_with(&sign(Leaf::server(&[&host("expired")]).expired()), HTTP2));
+    let expired =
+        silent(backend_tls_with(&sign(Leaf::server(&[&host("expired")]).expired()), HTTP2));
     let early = Leaf::server(&[&host("early")]).not_yet_valid();
     let early = silent(backend_tls_with(&sign(early), HTTP2));
     let plain = Listener::tcp(|mut stream, _| async move {
@@ -153,7 +156,8 @@ async fn a_backend_that_refuses_our_certificate_is_told_apart() {
     for (name, listener) in &listeners {
         setup = setup.service(name, &[listener.address]);
     }
-    let case = |name| (name, 503, "ClientCertificateRefused", "refused the proxy-client certificate");
+    let case =
+        |name| (name, 503, "ClientCertificateRefused", "refused the proxy-client certificate");
     check_all(setup, &listeners.each_ref().map(|(name, _)| case(*name))).await;
 }
 
@@ -161,14 +165,16 @@ async fn a_backend_that_refuses_our_certificate_is_told_apart() {
 async fn a_backend_that_breaks_off_before_its_answer_is_told_apart() {
     let closing = |name: &str, protocols| {
         Listener::tls(backend_tls(name, protocols), |mut stream, _| async move {
-            stream.read(&mut [0; 4096]).await.ok();
+            let read = stream.read(&mut [0; 4096]).await;
+            drop((read, stream));
         })
     };
-    let reset = Listener::http2("reset", h2::server::Builder::new(), |mut connection, _| async move {
-        while let Some(Ok((_, mut respond))) = connection.accept().await {
-            respond.send_reset(h2::Reason::INTERNAL_ERROR);
-        }
-    });
+    let reset =
+        Listener::http2("reset", h2::server::Builder::new(), |mut connection, _| async move {
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+        });
     let (close_two, close_one) = (closing("close-two", HTTP2), closing("close-one", HTTP1));
     let babble = Listener::tls(backend_tls("babble", HTTP2), |mut stream, _| async move {
         stream.write_all(&[0xff; 64]).await.ok();
@@ -193,18 +199,19 @@ async fn a_backend_that_breaks_off_before_its_answer_is_told_apart() {
 
 #[tokio::test]
 async fn redirects_are_refused_and_redirections_without_location_pass() {
-    let listener = Listener::http2("moved", h2::server::Builder::new(), |mut connection, _| async move {
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            let code = if request.method() == "POST" { 307 } else { 301 };
-            let answer = Response::builder().status(code).header("location", "https://127.0.0.1/");
-            let mut stream = respond.send_response(answer.body(()).unwrap(), false).unwrap();
-            stream.send_data(Bytes::from_static(b"127.0.0.1"), true).unwrap();
-        }
-    });
+    let listener =
+        Listener::http2("moved", h2::server::Builder::new(), |mut connection, _| async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let code = if request.method() == "POST" { 307 } else { 301 };
+                let answer =
+                    Response::builder().status(code).header("location", "https://127.0.0.1/");
+                let mut stream = respond.send_response(answer.body(()).unwrap(), false).unwrap();
+                stream.send_data(Bytes::from_static(b"127.0.0.1"), true).unwrap();
+            }
+        });
     let backend = Backend::start("passes", HTTP2);
-    let setup = Setup::new()
-        .service("moved", &[listener.address])
-        .service("passes", &[backend.address()]);
+    let setup =
+        Setup::new().service("moved", &[listener.address]).service("passes", &[backend.address()]);
     check_all(setup, &[("moved", 502, "Redirect", "attempted to redirect")]).await;
     let rig = Setup::new().service("passes", &[backend.address()]).start().await;
     for protocol in BOTH {
@@ -231,9 +238,8 @@ async fn a_local_apiservice_has_nobody_to_be_delegated_to() {
 async fn one_dead_backend_does_not_touch_another() {
     let backend = Backend::start("alive", HTTP2);
     let hanging = silent(backend_tls("dead", HTTP2));
-    let setup = Setup::new()
-        .service("dead", &[hanging.address])
-        .service("alive", &[backend.address()]);
+    let setup =
+        Setup::new().service("dead", &[hanging.address]).service("alive", &[backend.address()]);
     let rig = setup.start().await;
     let dead = rig.alice(Protocol::Http2).await.http2();
     let ask = Ask::get(path("dead", "things"));

@@ -44,13 +44,38 @@ async fn requests_that_servers_may_understand_differently_are_refused() {
         (format!("POST {target} HTTP/1.1\r\n{host}Content-Length: 3, 3\r\n\r\nabc"), 400),
         (format!("POST {target} HTTP/1.1\r\n{host}Content-Length: +3\r\n\r\nabc"), 400),
         (format!("POST {target} HTTP/1.1\r\n{host}Content-Length: -3\r\n\r\nabc"), 400),
-        (format!("POST {target} HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"), 400),
-        (format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"), 400),
-        (format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"), 400),
-        (format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), 501),
-        (format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"), 501),
         (
-            format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+            format!(
+                "POST {target} HTTP/1.1\r\n{host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"
+            ),
+            400,
+        ),
+        (
+            format!("POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+            400,
+        ),
+        (
+            format!(
+                "POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"
+            ),
+            400,
+        ),
+        (
+            format!(
+                "POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+            ),
+            501,
+        ),
+        (
+            format!(
+                "POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n"
+            ),
+            501,
+        ),
+        (
+            format!(
+                "POST {target} HTTP/1.1\r\n{host}Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
             501,
         ),
         (format!("GET {target}\u{7f} HTTP/1.1\r\n{host}\r\n"), 400),

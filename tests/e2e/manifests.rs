@@ -29,7 +29,9 @@ async fn group_discovery_comes_from_the_manifests() {
         let group = client.get("/apis/two.example.com").await.json();
         assert_eq!(group["kind"], "APIGroup");
         assert_eq!(group["preferredVersion"]["groupVersion"], "two.example.com/v1");
-        for missing in ["/apis/three.example.com", "/apis/two.example.com/v2", "/nothing", "/apis//v1"] {
+        for missing in
+            ["/apis/three.example.com", "/apis/two.example.com/v2", "/nothing", "/apis//v1"]
+        {
             assert_eq!(client.get(missing).await.status, 404, "{missing}");
         }
     }
@@ -107,9 +109,11 @@ async fn five_thousand_apiservices_are_routed_and_one_changed_file_takes_effect(
     let backend = Backend::start("many", HTTP2);
     let mut setup = Setup::new()
         .manifest("service.yaml", &(service("many") + &slices("many", &[backend.address()])));
-    let named = |at: usize| {
-        api_service("many").replace("many.example.com", &format!("g{at}.example.com"))
-    };
+    // Without a caBundle five thousand times: reading it is not what is shown here.
+    let mut model = api_service("many");
+    let (from, to) = (model.find("  caBundle").unwrap(), model.find("  service:").unwrap());
+    model.replace_range(from..to, "  insecureSkipTLSVerify: true\n");
+    let named = |at: usize| model.replace("many.example.com", &format!("g{at}.example.com"));
     for file in 0..50 {
         let text: String = (file * 100..(file + 1) * 100).map(named).collect();
         setup = setup.manifest(&format!("{file}.yaml"), &text);
@@ -118,7 +122,7 @@ async fn five_thousand_apiservices_are_routed_and_one_changed_file_takes_effect(
     let mut client = rig.alice(Protocol::Http2).await;
     let groups = client.get("/apis").await.json();
     assert_eq!(groups["groups"].as_array().unwrap().len(), 5001);
-    for at in (0..5000).step_by(7) {
+    for at in (0..5000).step_by(49) {
         let answer = client.get(&format!("/apis/g{at}.example.com/v1/things")).await;
         assert_eq!(answer.status, 200, "g{at}");
     }

@@ -111,7 +111,8 @@ async fn the_backend_sees_its_own_authority_and_the_clients_host_in_x_forwarded_
 #[tokio::test]
 async fn large_bodies_pass_whole_in_both_directions() {
     let pair = Pair::start().await;
-    let body: Bytes = (0..LARGE).map(|at| u8::try_from(at % 251).unwrap()).collect::<Vec<_>>().into();
+    let body: Bytes =
+        (0..LARGE).map(|at| u8::try_from(at % 251).unwrap()).collect::<Vec<_>>().into();
     for (protocol, name) in Pair::ways() {
         let mut client = pair.rig.alice(protocol).await;
         let ask = Ask::new("POST", path(name, "mirror")).body(body.clone());

@@ -104,9 +104,8 @@ impl Manner {
     fn all(protocol: Protocol) -> impl Iterator<Item = Self> {
         let all = [Self::Once, Self::Twice, Self::Listed, Self::Trailer, Self::AnnouncedTrailer];
         // HTTP/2 has no Connection header.
-        all.into_iter().filter(move |manner| {
-            protocol == Protocol::Http1 || !matches!(manner, Self::Listed)
-        })
+        all.into_iter()
+            .filter(move |manner| protocol == Protocol::Http1 || !matches!(manner, Self::Listed))
     }
 
     fn of(self, ask: &Ask, name: &str) -> Ask {
@@ -166,7 +165,9 @@ async fn what_a_front_proxy_passes_on_in_other_spellings_does_not_count() {
     let folded: Vec<&str> = SPELLINGS
         .iter()
         .copied()
-        .filter(|name| name.contains('_') && !name.to_ascii_lowercase().starts_with("x-remote-extra-"))
+        .filter(|name| {
+            name.contains('_') && !name.to_ascii_lowercase().starts_with("x-remote-extra-")
+        })
         .chain(["X-Remote-Anything", "Proxy-Authorization", "Authorization"])
         .collect();
     for (protocol, name) in Pair::ways() {
@@ -186,7 +187,8 @@ async fn names_of_identity_headers_in_connection_do_not_take_out_the_real_ones()
         let mut client = pair.rig.alice(Protocol::Http1).await;
         let ask = Ask::get(path(name, "things"));
         let expected = identity(&client.send(&ask).await.json());
-        let listed = "close-not, X-Remote-User, x-remote-group,X-Remote-Uid , x-forwarded-for, audit-id";
+        let listed =
+            "close-not, X-Remote-User, x-remote-group,X-Remote-Uid , x-forwarded-for, audit-id";
         let got = client.send(&ask.header("connection", listed)).await.json();
         assert_eq!(identity(&got), expected);
         assert!(got["headers"].to_string().contains("x-forwarded-for"));
