@@ -259,16 +259,14 @@ impl Pool {
         key: SlotKey,
     ) -> Result<(), Fault> {
         let dialed = dial(backend, endpoint).await?;
-        let failed = |error: String| Fault::new(Hop::HandshakeFailed, error);
         if dialed.http2 {
-            let connection = Http2::start(dialed, &self.config, endpoint)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            let connection = Http2::start(dialed, &self.config, endpoint).await?;
             self.slots().entry(key).or_default().http2.push(connection);
         } else {
             let noted = Arc::clone(&dialed.noted);
             let connection = Http1::start(dialed, endpoint).await.map_err(|error| {
-                noted.get().cloned().unwrap_or_else(|| failed(error.to_string()))
+                let closed = || Fault::new(Hop::BackendReset, error.to_string());
+                noted.get().cloned().unwrap_or_else(closed)
             })?;
             let mut slots = self.slots();
             let slot = slots.entry(key).or_default();

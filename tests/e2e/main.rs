@@ -25,7 +25,7 @@ mod frontend;
 mod identity;
 mod manifests;
 mod objects;
-// mod pooling;
+mod pooling;
 mod proxying;
 mod spoofing;
 mod watches;
