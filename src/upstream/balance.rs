@@ -19,8 +19,7 @@ pub(super) fn choose<'a>(
         }
         several => several
             .iter()
-            .filter(|endpoint| !tried.contains(&endpoint.id))
-            .min_by_key(|endpoint| endpoint.in_flight()),
+            .min_by_key(|endpoint| (tried.contains(&endpoint.id), endpoint.in_flight())),
     }
 }
 

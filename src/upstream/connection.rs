@@ -1,6 +1,7 @@
 //! One connection to an endpoint, HTTP/2 or HTTP/1.1, and the lease of a request on it.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -17,14 +18,17 @@ use super::Config;
 use super::dial::{Dialed, Noted, Watched};
 use super::endpoint::Endpoint;
 use super::pool::{Pool, SlotKey};
+use super::retry::Failed;
 use crate::body::Body;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks::{self, AbortOnDrop};
 
 /// Receive window of a stream, in bytes.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Requests that one connection carries at most, whatever the peer allows.
 pub(super) const STREAMS_MAX: usize = 250;
+/// What stands for a stream limit until the peer tells one.
+const STREAMS_UNKNOWN: usize = 0;
 /// Receive window of a connection: as large as all its streams' windows, so that callers who do not
 /// read cannot stop the others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 250;
@@ -171,11 +175,16 @@ impl Drop for Lease {
 
 impl Http2 {
     /// Starts HTTP/2 on a connection; its driver is a task of its own that ends with it.
+    ///
+    /// The peer's settings are awaited: requests above its stream limit that are sent before it is
+    /// known would wait inside the library for others to end, watches for ever.
     pub(super) async fn start(
         dialed: Dialed,
         config: &Config,
         endpoint: &Arc<Endpoint>,
-    ) -> Result<Self, h2::Error> {
+    ) -> Result<Self, Fault> {
+        let Dialed { stream, noted, .. } = dialed;
+        let failed = |error: &h2::Error| Failed::http2(error, noted.get().cloned()).fault;
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -183,12 +192,27 @@ impl Http2 {
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEADER_LIST_MAX)
             .enable_push(false)
-            .handshake::<_, Bytes>(dialed.stream)
-            .await?;
+            .initial_max_send_streams(STREAMS_UNKNOWN)
+            .handshake::<_, Bytes>(stream)
+            .await
+            .map_err(|error| failed(&error))?;
+        let settings = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => {
+                let closed = || Fault::new(Hop::BackendReset, "closed before its settings came");
+                Poll::Ready(Err(noted.get().cloned().unwrap_or_else(closed)))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(failed(&error))),
+            Poll::Pending if sender.current_max_send_streams() == STREAMS_UNKNOWN => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        });
+        match timeout(config.handshake_timeout, settings).await {
+            Ok(settled) => settled?,
+            Err(_) => return Err(Fault::new(Hop::HandshakeTimeout, "no HTTP/2 settings came")),
+        }
         let state = Arc::new(State {
             in_flight: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            noted: dialed.noted,
+            noted,
             idle_since: Mutex::new(None),
         });
         let ping = connection.ping_pong();

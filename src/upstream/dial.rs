@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -129,12 +129,20 @@ impl Watched {
         }
     }
 
-    /// A write that fails may have an alert behind it, unread, that says why.
-    fn read_alert(&mut self, cx: &mut Context<'_>) {
+    /// A write that fails may have an alert behind it, unread, that says why: its failure is told
+    /// only when what has come is read.
+    fn poll_alert(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 512];
-        let mut buf = ReadBuf::new(&mut scratch);
-        if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_read(cx, &mut buf) {
-            self.note(&error);
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if buf.filled().is_empty() => return Poll::Ready(()),
+                Ok(()) => {}
+                Err(error) => {
+                    self.note(&error);
+                    return Poll::Ready(());
+                }
+            }
         }
     }
 }
@@ -161,13 +169,17 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         if matches!(polled, Poll::Ready(Err(_))) {
-            self.read_alert(cx);
+            ready!(self.poll_alert(cx));
         }
         polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(polled, Poll::Ready(Err(_))) {
+            ready!(self.poll_alert(cx));
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -181,7 +193,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         if matches!(polled, Poll::Ready(Err(_))) {
-            self.read_alert(cx);
+            ready!(self.poll_alert(cx));
         }
         polled
     }

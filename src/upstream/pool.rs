@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::connection::{Http1, Http2, Lease};
 use super::dial::dial;
 use super::endpoint::{Backend, Endpoint};
-use super::retry::{Failed, TRIES_MAX};
+use super::retry::{Failed, Retry, TRIES_MAX};
 use super::{Config, balance};
 use crate::body::{Body, pump};
 use crate::model::fault::{Fault, Hop};
@@ -138,14 +138,15 @@ impl Pool {
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
-                    let more = tried.len() < TRIES_MAX.min(endpoints.len().max(2));
-                    if !(failed.never_acted_on && more) {
+                    let again = match failed.retry {
+                        Retry::Never => false,
+                        Retry::Elsewhere => {
+                            endpoints.iter().any(|other| !tried.contains(&other.id))
+                        }
+                        Retry::Anywhere => true,
+                    };
+                    if !again || tried.len() >= TRIES_MAX {
                         return Err(failed.fault);
-                    }
-                    if endpoints.len() == 1 {
-                        // The same endpoint once more, over a new connection.
-                        tried.clear();
-                        tried.push(0);
                     }
                     tracing::debug!(
                         endpoint = %endpoint.address, cause = failed.fault.hop.word(), "trying again"
@@ -175,16 +176,16 @@ impl Pool {
                 }
                 Found::Wait(mut dialing) => {
                     if waiting.is_none() {
-                        waiting = Some(backend.wait().map_err(not_sent)?);
+                        waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
-                    wait_for(&mut dialing).await.map_err(Failed::before_sending)?;
+                    wait_for(&mut dialing).await.map_err(Failed::unreachable)?;
                 }
                 Found::Dial => {
                     if waiting.is_none() {
-                        waiting = Some(backend.wait().map_err(not_sent)?);
+                        waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
                     let connecting = self.connect(backend, endpoint, key);
-                    Box::pin(connecting).await.map_err(Failed::before_sending)?;
+                    Box::pin(connecting).await.map_err(Failed::unreachable)?;
                 }
             }
         }
@@ -264,16 +265,14 @@ impl Pool {
         key: SlotKey,
     ) -> Result<(), Fault> {
         let dialed = dial(backend, endpoint).await?;
-        let failed = |error: String| Fault::new(Hop::HandshakeFailed, error);
         if dialed.http2 {
-            let connection = Http2::start(dialed, &self.config, endpoint)
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            let connection = Http2::start(dialed, &self.config, endpoint).await?;
             self.slots().entry(key).or_default().http2.push(connection);
         } else {
             let noted = Arc::clone(&dialed.noted);
             let connection = Http1::start(dialed, endpoint).await.map_err(|error| {
-                noted.get().cloned().unwrap_or_else(|| failed(error.to_string()))
+                let closed = || Fault::new(Hop::BackendReset, error.to_string());
+                noted.get().cloned().unwrap_or_else(closed)
             })?;
             let mut slots = self.slots();
             let slot = slots.entry(key).or_default();
@@ -305,11 +304,6 @@ impl Pool {
 
 fn idle_timeout(pool: &std::sync::Weak<Pool>) -> std::time::Duration {
     pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.config.idle_timeout)
-}
-
-fn not_sent(fault: Fault) -> Failed {
-    // Not to be tried elsewhere: the limit is the backend's as a whole.
-    Failed { fault, never_acted_on: false }
 }
 
 async fn wait_for(dialing: &mut watch::Receiver<Option<Result<(), Fault>>>) -> Result<(), Fault> {
@@ -377,7 +371,9 @@ async fn exchange_http2(
         Err(error) => {
             let noted = lease.noted();
             let mut failed = Failed::http2(&error, noted);
-            failed.never_acted_on &= untouched;
+            if !untouched {
+                failed.retry = Retry::Never;
+            }
             Err(failed)
         }
     }
@@ -412,7 +408,7 @@ async fn exchange_http1(
     }
     let outgoing = head.map(|()| std::mem::replace(body, Body::empty()));
     let Some(connection) = lease.http1_mut() else {
-        return Err(not_sent(Fault::new(Hop::ProtocolError, "no HTTP/1.1 connection")));
+        return Err(Failed::finally(Fault::new(Hop::ProtocolError, "no HTTP/1.1 connection")));
     };
     match connection.sender.try_send_request(outgoing).await {
         Ok(response) => {
@@ -426,13 +422,13 @@ async fn exchange_http1(
         Err(mut error) => {
             let noted = connection.noted.get().cloned();
             let unsent = error.take_message();
-            let never_acted_on = unsent.is_some();
+            let retry = if unsent.is_some() { Retry::Anywhere } else { Retry::Never };
             if let Some(unsent) = unsent {
                 *body = unsent.into_body();
             }
             let text = error.into_error().to_string();
             let fault = noted.unwrap_or_else(|| Fault::new(Hop::BackendReset, text));
-            Err(Failed { fault, never_acted_on })
+            Err(Failed { fault, retry })
         }
     }
 }

@@ -14,14 +14,30 @@ pub(super) const TRIES_MAX: usize = 3;
 pub(super) struct Failed {
     /// What went wrong.
     pub(super) fault: Fault,
-    /// True when the backend provably never acted on the request.
-    pub(super) never_acted_on: bool,
+    /// Where the request may be tried again.
+    pub(super) retry: Retry,
+}
+
+/// Where a request that failed may be tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Nowhere: the backend may have acted on it, or the fault is not an endpoint's.
+    Never,
+    /// On another endpoint: this one cannot be reached.
+    Elsewhere,
+    /// On any endpoint: the connection was at fault.
+    Anywhere,
 }
 
 impl Failed {
-    /// A failure before anything was sent.
-    pub(super) fn before_sending(fault: Fault) -> Self {
-        Self { fault, never_acted_on: true }
+    /// The endpoint could not be reached, so nothing was sent.
+    pub(super) fn unreachable(fault: Fault) -> Self {
+        Self { fault, retry: Retry::Elsewhere }
+    }
+
+    /// A failure that another try would meet too, or whose request may have been acted on.
+    pub(super) fn finally(fault: Fault) -> Self {
+        Self { fault, retry: Retry::Never }
     }
 
     /// A failure of an HTTP/2 request that was handed to the library.
@@ -37,6 +53,6 @@ impl Failed {
             };
             Fault::new(hop, error.to_string())
         });
-        Self { fault, never_acted_on: refused }
+        Self { fault, retry: if refused { Retry::Anywhere } else { Retry::Never } }
     }
 }

@@ -185,8 +185,8 @@ impl Incoming<'_> {
 
 /// One connection.
 pub(crate) enum Client {
-    Http1(Http1),
-    Http2(Http2),
+    Http1(Box<Http1>),
+    Http2(Box<Http2>),
 }
 
 impl Client {
@@ -196,8 +196,12 @@ impl Client {
         pair: Option<&PemPair>,
     ) -> Self {
         match protocol {
-            Protocol::Http1 => Self::Http1(Http1::new(tls(address, "http/1.1", pair).await)),
-            Protocol::Http2 => Self::Http2(Http2::new(tls(address, "h2", pair).await).await),
+            Protocol::Http1 => {
+                Self::Http1(Box::new(Http1::new(tls(address, "http/1.1", pair).await)))
+            }
+            Protocol::Http2 => {
+                Self::Http2(Box::new(Http2::new(tls(address, "h2", pair).await).await))
+            }
         }
     }
 
@@ -234,7 +238,7 @@ impl Client {
 
     pub(crate) fn http2(self) -> Http2 {
         match self {
-            Self::Http2(client) => client,
+            Self::Http2(client) => *client,
             Self::Http1(_) => panic!("an HTTP/1.1 connection"),
         }
     }

@@ -165,7 +165,8 @@ async fn a_backend_that_refuses_our_certificate_is_told_apart() {
 async fn a_backend_that_breaks_off_before_its_answer_is_told_apart() {
     let closing = |name: &str, protocols| {
         Listener::tls(backend_tls(name, protocols), |mut stream, _| async move {
-            stream.read(&mut [0; 4096]).await.ok();
+            let read = stream.read(&mut [0; 4096]).await;
+            drop((read, stream));
         })
     };
     let reset =
@@ -254,5 +255,28 @@ async fn one_dead_backend_does_not_touch_another() {
         biased;
         _ = waiting => panic!("the dead backend answered"),
         () = others => {}
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_closes_each_connection_at_once_is_not_dialled_without_end() {
+    let two =
+        Listener::http2("gone-two", h2::server::Builder::new(), |mut connection, _| async move {
+            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+            while connection.accept().await.is_some() {}
+        });
+    let one =
+        Listener::tls(backend_tls("gone-one", HTTP1), |stream, _| async move { drop(stream) });
+    let setup =
+        Setup::new().service("gone-two", &[two.address]).service("gone-one", &[one.address]);
+    let rig = setup.start().await;
+    let mut client = rig.alice(Protocol::Http2).await;
+    for (name, listener) in [("gone-two", &two), ("gone-one", &one)] {
+        for target in ["things", "things?watch=1"] {
+            for _ in 0..5 {
+                assert_eq!(client.get(&path(name, target)).await.cause(), "BackendReset", "{name}");
+            }
+        }
+        assert!(listener.accepted() <= 30, "{name}: {}", listener.accepted());
     }
 }

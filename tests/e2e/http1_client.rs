@@ -1,5 +1,7 @@
 //! HTTP/1.1 by hand: the bytes that are sent are the test's own, and a missing last chunk is seen.
 
+use std::fmt::Write as _;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -36,12 +38,12 @@ impl Http1 {
     pub(crate) async fn send(&mut self, ask: &Ask) {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: localhost\r\n", ask.method, ask.target);
         for (name, value) in &ask.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
         if ask.chunked {
             head.push_str("Transfer-Encoding: chunked\r\n\r\n");
         } else if ask.has_body() {
-            head.push_str(&format!("Content-Length: {}\r\n\r\n", ask.body.len()));
+            write!(head, "Content-Length: {}\r\n\r\n", ask.body.len()).unwrap();
         } else {
             head.push_str("\r\n");
         }
@@ -107,7 +109,8 @@ impl Http1 {
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, String> {
         let line = self.line().await?;
-        let size = usize::from_str_radix(&line, 16).map_err(|_| format!("no size: {line:?}"))?;
+        let size = usize::from_str_radix(&line, 16)
+            .map_err(|error| format!("no size: {line:?}: {error}"))?;
         if size == 0 {
             self.trailers = self.fields().await?;
             self.framing = Framing::Over;
@@ -149,7 +152,8 @@ impl Http1 {
             }
             let (name, value) =
                 line.split_once(':').ok_or_else(|| format!("no field: {line:?}"))?;
-            let name: HeaderName = name.parse().map_err(|_| format!("bad name: {name:?}"))?;
+            let name: HeaderName =
+                name.parse().map_err(|error| format!("bad name: {name:?}: {error}"))?;
             fields.append(name, HeaderValue::from_bytes(value.trim().as_bytes()).unwrap());
         }
     }

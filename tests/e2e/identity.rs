@@ -123,6 +123,8 @@ async fn a_client_certificate_comes_before_a_token() {
     }
 }
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 fn closed_to_anonymous() -> [String; 7] {
@@ -175,7 +177,7 @@ async fn bad_credentials_are_refused_everywhere() {
     let other_proxy = PKI.front_proxies.sign(&Leaf::client("other-proxy", &[]));
     let named = ("x-remote-user", "alice");
     let wrong = ("authorization", "Bearer wrong");
-    let attempts: [(Option<&PemPair>, &[(&str, &str)]); 8] = [
+    let attempts: [(Option<&PemPair>, Headers<'_>); 8] = [
         (Some(&expired), &[]),
         (Some(&early), &[]),
         (Some(&server), &[]),

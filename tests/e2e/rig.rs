@@ -18,7 +18,7 @@ use crate::client::{Ask, Client, Protocol};
 use crate::pki::{NAMESPACE, PKI};
 
 /// How long anything may take before a test fails.
-pub(crate) const LIMIT: Duration = Duration::from_secs(8);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Between two looks at something that is awaited.
 const LOOK: Duration = Duration::from_millis(2);
@@ -26,17 +26,19 @@ const LOOK: Duration = Duration::from_millis(2);
 /// The token of `bob`, with uid and two groups.
 pub(crate) const BOBS_TOKEN: &str = "bobs-secret-token";
 
+type Edit = Box<dyn FnOnce(&mut Config, &mut Tuning)>;
+
 /// A portico to be started.
 pub(crate) struct Setup {
     directory: TempDir,
     arguments: Vec<String>,
-    edit: Box<dyn FnOnce(&mut Config, &mut Tuning)>,
+    edit: Edit,
 }
 
 /// A running portico with its files.
 pub(crate) struct Rig {
     directory: TempDir,
-    pub(crate) running: Running,
+    running: Running,
     pub(crate) address: SocketAddr,
 }
 
@@ -151,6 +153,11 @@ impl Rig {
         std::fs::remove_file(self.path("manifests").join(name)).unwrap();
     }
 
+    /// Ends the program and returns when it has ended.
+    pub(crate) async fn stop(self) {
+        self.running.stop().await;
+    }
+
     /// A connection that shows this certificate, or none.
     pub(crate) async fn connect(&self, protocol: Protocol, pair: Option<&PemPair>) -> Client {
         Client::connect(self.address, protocol, pair).await
@@ -206,10 +213,8 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
 
 /// Bounds whatever is awaited.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match timeout(LIMIT, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("not in time: {what}"),
-    }
+    let Ok(output) = timeout(LIMIT, future).await else { panic!("not in time: {what}") };
+    output
 }
 
 /// An APIService of group `<name>.example.com` that names the service `<name>`.
