@@ -102,12 +102,13 @@ fn health(root: &str, query: &Query, checks: &[(&str, Option<&str>)]) -> Respons
         text.push_str(&line);
     }
     for unknown in excluded.iter().filter(|&name| !checks.iter().any(|(check, _)| check == name)) {
-        text.push_str(&format!(
-            "warn: some health checks cannot be excluded: no matches for \"{unknown}\"\n"
-        ));
+        text.push_str("warn: some health checks cannot be excluded: no matches for \"");
+        text.push_str(unknown);
+        text.push_str("\"\n");
     }
     let code = if failed { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
-    text.push_str(&format!("{root} check {}\n", if failed { "failed" } else { "passed" }));
+    text.push_str(root);
+    text.push_str(if failed { " check failed\n" } else { " check passed\n" });
     let verbose = failed || query.get("verbose").is_some();
     let text = if verbose { text } else { "ok".to_owned() };
     let mut page = response(code, TEXT, Bytes::from(text));

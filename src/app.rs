@@ -14,9 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::admin::Pages;
-use crate::auth::{
-    self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust,
-};
+use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::Control;
@@ -24,7 +22,7 @@ use crate::control::manifests::Manifests;
 use crate::frontend::{Context, Frontend, Limits, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{Proxy, Services};
-use crate::runtime::lifecycle::{DrainTrigger, Phase, ReadyGuard, Readiness, drain};
+use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, ReadyGuard, drain};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
@@ -135,23 +133,23 @@ fn control_tasks(
 ) -> Vec<AbortOnDrop> {
     let (loaded, loading) = oneshot::channel();
     let guard = readiness.wait_for("manifests");
-    let mut tasks = vec![tasks::spawn_owned("control", control.run(async move {
-        // Without a sender there is nothing to wait for.
-        if loading.await.is_err() {
-            tracing::debug!("objects were never read");
-        }
-    }))];
-    match config.manifests.clone() {
-        Some(directory) => {
-            tasks.push(tasks::spawn_owned("manifests", async move {
-                follow_manifests(&directory, store, guard, loaded).await;
-            }));
-        }
-        None => {
-            drop(guard);
-            // The loop may have ended already when the program ends at once.
-            loaded.send(()).ok();
-        }
+    let mut tasks = vec![tasks::spawn_owned(
+        "control",
+        control.run(async move {
+            // Without a sender there is nothing to wait for.
+            if loading.await.is_err() {
+                tracing::debug!("objects were never read");
+            }
+        }),
+    )];
+    if let Some(directory) = config.manifests.clone() {
+        tasks.push(tasks::spawn_owned("manifests", async move {
+            follow_manifests(&directory, store, guard, loaded).await;
+        }));
+    } else {
+        drop(guard);
+        // The loop may have ended already when the program ends at once.
+        loaded.send(()).ok();
     }
     tasks
 }
@@ -192,7 +190,9 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
         None => Tokens::default(),
     };
     if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
-        tracing::warn!("no authentication method configured, every caller is anonymous");
+        tracing::warn!(
+            "no authentication method configured, callers reach the always-allow paths only"
+        );
     }
     if config.client_ca_file.is_some()
         && config.client_ca_file == config.requestheader_client_ca_file
@@ -225,19 +225,15 @@ fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
 
 /// The serving pair and where it is from.
 fn serving(config: &Config) -> anyhow::Result<(KeyPair, String)> {
-    match &config.serving_pair {
-        Some((certificate, key)) => {
-            let pair = read_key_pair(certificate, key).context("serving certificate")?;
-            Ok((pair, certificate.display().to_string()))
-        }
-        None => {
-            let ip = config.frontend.bind.ip();
-            let alternates = if ip.is_unspecified() { Vec::new() } else { vec![ip] };
-            let pair = serving_pair(&config.cert_dir, &alternates)?;
-            tracing::info!(directory = %config.cert_dir.display(), "using self-signed serving certificate");
-            Ok((pair, config.cert_dir.display().to_string()))
-        }
+    if let Some((certificate, key)) = &config.serving_pair {
+        let pair = read_key_pair(certificate, key).context("serving certificate")?;
+        return Ok((pair, certificate.display().to_string()));
     }
+    let ip = config.frontend.bind.ip();
+    let alternates = if ip.is_unspecified() { Vec::new() } else { vec![ip] };
+    let pair = serving_pair(&config.cert_dir, &alternates)?;
+    tracing::info!(directory = %config.cert_dir.display(), "using self-signed serving certificate");
+    Ok((pair, config.cert_dir.display().to_string()))
 }
 
 impl Running {

@@ -23,7 +23,11 @@ pub struct Flags {
     #[arg(long, default_value_t = 6443, help_heading = "Secure serving")]
     pub secure_port: u16,
     /// The directory where the TLS certs are located, and where a missing one is made.
-    #[arg(long, default_value = "apiserver.local.config/certificates", help_heading = "Secure serving")]
+    #[arg(
+        long,
+        default_value = "apiserver.local.config/certificates",
+        help_heading = "Secure serving"
+    )]
     pub cert_dir: PathBuf,
     /// File with the x509 certificate for HTTPS, intermediates after it.
     #[arg(long, help_heading = "Secure serving")]
@@ -60,12 +64,12 @@ pub struct Flags {
     /// CSV file with static tokens: token,user,uid,"group1,group2".
     #[arg(long, help_heading = "Authentication")]
     pub token_auth_file: Option<PathBuf>,
-    /// Whether callers without credentials are the user system:anonymous. Unset, they reach the
+    /// Whether callers without credentials are the anonymous user. Unset, they reach the
     /// always-allow paths only; false refuses them everywhere.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = parse_bool, value_name = "BOOL", help_heading = "Authentication")]
     pub anonymous_auth: Option<bool>,
 
-    /// How requests are authorized; AlwaysAllow is the one there is.
+    /// How requests are authorized; the default is the one there is.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "AlwaysAllow", help_heading = "Authorization")]
     pub authorization_mode: Vec<String>,
     /// Paths that are allowed without asking the authorizer; a trailing * makes a prefix.
@@ -263,9 +267,9 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
             "h" => 3600.0,
             _ => return Err(wrong()),
         };
-        let number: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| wrong())?;
-        total = total.checked_add(part).ok_or_else(wrong)?;
+        let number: f64 = number.parse().ok().ok_or_else(wrong)?;
+        let part = Duration::try_from_secs_f64(number * seconds).ok();
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
         rest = tail;
     }
     if text.is_empty() { Err(wrong()) } else { Ok(total) }
@@ -311,7 +315,10 @@ mod tests {
         check_fault(&line, "--tls-cert-file needs --tls-private-key-file");
         check_fault(&line, "would let everybody do everything");
         check_fault(&line, "\"RBAC\" is not supported");
-        check_fault(&["--requestheader-uid-headers="], "empty value in \"--requestheader-uid-headers\"");
+        check_fault(
+            &["--requestheader-uid-headers="],
+            "empty value in \"--requestheader-uid-headers\"",
+        );
     }
 
     #[test]

@@ -1,4 +1,56 @@
-//! portico
+//! portico, an aggregation layer for Kubernetes APIs. This page is THE MAP.
+//!
+//! # The two ways
+//!
+//! A **request** goes one way, and that way is one function, `proxy::Connection::try_handle`:
+//!
+//! ```text
+//! socket -> frontend (accept, TLS, HTTP/1.1 or HTTP/2) -> proxy::Connection::handle
+//!   RequestInfo -> authenticate -> RoutingTable::lookup -> authorize -> Permit
+//!     Documents -> aggregate (ready bytes)     Objects -> store::rest     Own -> admin
+//!     Remote    -> proxy::forward -> upstream::Pool -> balance -> connection -> body streamed back
+//!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)
+//! ```
+//!
+//! A **change in the cluster** goes the other way, and that way is one loop, `control::Control::run`:
+//!
+//! ```text
+//! manifests -> store -> control loop -> model::{endpoints, availability} decide
+//!   -> RoutingTable --publish--> proxy, aggregate       -> status of APIServices -> store
+//! ```
+//!
+//! # The parts, and who may import whom
+//!
+//! `tests/tidy.rs` checks this table; `model`, `runtime` and `body` are open to every part.
+//!
+//! | part | what it is | may import |
+//! |---|---|---|
+//! | `model` | the rules: pure functions over plain data; no async, I/O, locks or clock | nothing |
+//! | `runtime` | snapshots, named tasks, the program's life, metrics | nothing |
+//! | `body` | one body for all that is carried; an abort is never an end | nothing |
+//! | `tls` | key pairs and authorities, both TLS configurations | `runtime` |
+//! | `frontend` | listener, data-plane threads, client connections, limits | `tls` |
+//! | `auth` | who is calling, and the `Permit` | `tls`, `upstream` |
+//! | `upstream` | backends, endpoints, each thread's pool of connections | `tls` |
+//! | `store` | versioned objects with watch history, and their REST API | |
+//! | `aggregate` | discovery documents | `upstream` |
+//! | `control` | the loop, and the manifests it follows | `store`, `upstream` |
+//! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
+//! | `admin` | health, version, metrics | `tls`, `upstream` |
+//! | `demo` | two toy extension API servers | `tls` |
+//! | `config` | kube-apiserver's flags, for each part | each part's `Config` |
+//! | `app` | puts the parts together; the only file that knows them all | everything |
+//! | `cli` | the command line | everything |
+//!
+//! # What always holds
+//!
+//! * One writer per state; readers hold an immutable snapshot, taken once a request.
+//! * No lock is held over an `.await`; data-plane threads share snapshots, counters and endpoints'
+//!   atomics, nothing else.
+//! * Nothing is forwarded or served without a `Permit`, and only `auth` makes one.
+//! * A request that ends here ends in a `Rejection`: a code, a reason, one word for its cause.
+//! * A backend that is dead delays no answer that does not need it.
+//! * A request is tried again only while its backend provably never acted on it.
 
 pub mod admin;
 pub mod aggregate;

@@ -12,9 +12,7 @@ use serde_json::{Value, json};
 use crate::model::negotiated::Negotiated;
 use crate::model::order::{Rank, sort};
 use crate::model::rejection::Rejection;
-use crate::model::routing_table::{
-    Document, Entry, Group, OWN_GROUP, OWN_VERSION, RoutingTable,
-};
+use crate::model::routing_table::{Document, Entry, Group, OWN_GROUP, OWN_VERSION, RoutingTable};
 use crate::upstream::Upstream;
 
 type Table = RoutingTable<Upstream>;
@@ -123,10 +121,8 @@ fn api_group(group: &Group<Upstream>) -> Value {
 }
 
 fn group_value(name: &str, versions: &[&Arc<Entry<Upstream>>]) -> Value {
-    let versions: Vec<Value> = versions
-        .iter()
-        .map(|entry| version_value(name, &entry.version))
-        .collect();
+    let versions: Vec<Value> =
+        versions.iter().map(|entry| version_value(name, &entry.version)).collect();
     json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
 }
 

@@ -107,9 +107,8 @@ mod tests {
     fn always_allow_paths_are_exact_or_prefixes_and_never_resources() {
         let paths = ["healthz".to_owned(), "/open/*".to_owned(), "/apis/g/v1/things".to_owned()];
         let authorizer = Authorizer::new(AuthorizationMode::AlwaysAllow, &paths);
-        let allows = |path| {
-            authorizer.always_allows(&RequestInfo::parse(&Method::GET, path, None).unwrap())
-        };
+        let allows =
+            |path| authorizer.always_allows(&RequestInfo::parse(&Method::GET, path, None).unwrap());
         assert!(allows("/healthz") && allows("/open/a/b"));
         assert!(!allows("/healthz/x") && !allows("/livez") && !allows("/apis/g/v1/things"));
     }

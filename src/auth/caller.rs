@@ -56,10 +56,15 @@ fn escape_key(key: &str) -> String {
         if is_token(byte) && byte != b'%' {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            escaped.push('%');
+            escaped.extend([byte >> 4, byte & 15].map(hex_digit));
         }
     }
     escaped
+}
+
+fn hex_digit(value: u8) -> char {
+    char::from_digit(value.into(), 16).unwrap_or('0').to_ascii_uppercase()
 }
 
 /// RFC 9110 §5.6.2 `tchar`.

@@ -105,7 +105,8 @@ mod tests {
         ] {
             assert!(headers.contains(name), "{name}");
         }
-        for name in ["x-forwarded-for", "x-remot", "accept", "x-whom", "authorizations", "x-remote"] {
+        for name in ["x-forwarded-for", "x-remot", "accept", "x-whom", "authorizations", "x-remote"]
+        {
             assert!(!headers.contains(name), "{name}");
         }
     }

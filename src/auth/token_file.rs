@@ -19,12 +19,12 @@ pub struct Tokens {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// The file cannot be read or is no CSV.
-    #[error("token file '{path}': {source}")]
+    #[error("token file '{path}': {error}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: csv::Error,
+        error: csv::Error,
     },
     /// A line has fewer than three columns.
     #[error(
@@ -56,7 +56,7 @@ impl Tokens {
     /// token that stands twice the last counts; both are warned of.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
         let place = path.display().to_string();
-        let read_error = |source| TokenFileError::Read { path: place.clone(), source };
+        let read_error = |error| TokenFileError::Read { path: place.clone(), error };
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -126,6 +126,9 @@ mod tests {
     #[test]
     fn a_line_with_too_few_columns_is_an_error_that_names_it() {
         let error = read("t1,alice,u1\nt2,bob\n").unwrap_err().to_string();
-        assert!(error.contains("at least 3 columns") && error.contains("found 2 in line 2"), "{error}");
+        assert!(
+            error.contains("at least 3 columns") && error.contains("found 2 in line 2"),
+            "{error}"
+        );
     }
 }

@@ -84,7 +84,11 @@ impl std::fmt::Debug for Body {
 enum Source {
     Empty,
     Ready(Bytes),
-    Http2 { stream: h2::RecvStream, held: usize, trailers: bool },
+    Http2 {
+        stream: h2::RecvStream,
+        held: usize,
+        trailers: bool,
+    },
     Http1(hyper::body::Incoming),
     Chunks(Chunks),
     /// After trailers, an end or an error.
@@ -240,7 +244,11 @@ impl Body {
 }
 
 /// A response of our own with all its bytes.
-pub fn response(code: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response<Body> {
+pub fn response(
+    code: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Body>,
+) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -254,10 +262,7 @@ impl From<Bytes> for Body {
 }
 
 impl Source {
-    fn poll_next(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
             Self::Empty | Self::Done => Poll::Ready(None),
             Self::Ready(bytes) => {

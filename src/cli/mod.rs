@@ -1,6 +1,6 @@
 //! The command line.
 
-mod demo;
+pub mod demo;
 mod log;
 
 use std::io::Write as _;
@@ -57,7 +57,8 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 
 async fn run(flags: &Flags) -> anyhow::Result<()> {
     log::init(flags.v);
-    let config = flags.config().map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
+    let config =
+        flags.config().map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
     let mut signals = Signals::new()?;
     let running = app::start(&config, Tuning::default())?;
     tracing::info!(address = %running.address, "serving");

@@ -15,8 +15,9 @@ use crate::model::api_service::DEFAULT_PORT;
 use crate::model::availability::{Facts, Verdict, decide};
 use crate::model::endpoints::{EndpointRouting, service_name_of, slices_of};
 use crate::model::fault::ServicePort;
+use crate::model::history::EventType;
 use crate::model::routing_table::OWN_GROUP;
-use crate::store::{Event, EventKind, Key, Kind, Object, Stored};
+use crate::store::{Event, Key, Kind, Object, Stored};
 use crate::upstream::BackendSpec;
 
 /// Names of `APIServices`, in order.
@@ -97,7 +98,7 @@ impl Index {
     pub(super) fn apply(&mut self, events: &[Event]) -> Names {
         let mut affected = Names::new();
         for event in events {
-            let gone = event.kind == EventKind::Deleted;
+            let gone = event.kind == EventType::Deleted;
             self.update(&event.object, gone, &mut affected);
         }
         affected

@@ -23,11 +23,12 @@ fn fixture() -> Fixture {
 
 fn control() -> (Control, View<RoutingTable<Upstream>>) {
     let (publisher, view) = Publisher::new(RoutingTable::default());
+    let metrics = Arc::new(Metrics::new().unwrap());
     let control = Control {
         store: Store::new(),
         publisher,
-        upstreams: Upstreams::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
+        upstreams: Upstreams::new(crate::upstream::Config::default(), Arc::clone(&metrics)),
+        metrics,
         routing: EndpointRouting::Endpoints,
     };
     (control, view)

@@ -3,42 +3,27 @@
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WARNING};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WARNING};
+use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde_json::Value;
 
 use super::refusal::Refusal;
-use crate::model::accept::{Accepted, Offer, negotiate, not_acceptable, wants_pretty};
-use crate::model::query::Query;
+use crate::model::accept::Accepted;
+use crate::model::negotiated::Negotiated;
 
 /// The body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What was agreed with the client about the answer's shape.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Negotiated {
-    pub(crate) accepted: Accepted,
-    pretty: bool,
-}
-
-impl Negotiated {
-    /// Reads the first Accept line, as upstream does; 406 when nothing fits.
-    pub(crate) fn new(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Self, Refusal> {
-        let accepted = negotiate(text(headers, ACCEPT), offer).ok_or_else(not_acceptable)?;
-        Ok(Self { accepted, pretty: wants_pretty(query, accepted, text(headers, USER_AGENT)) })
-    }
-
-    /// An answer with this document.
-    pub(crate) fn answer(
-        self,
-        code: StatusCode,
-        document: &Value,
-    ) -> Result<Response<Body>, Refusal> {
-        let bytes = self.accepted.encode(document, self.pretty)?;
-        Ok(with_body(code, self.accepted.content_type(), bytes))
-    }
+/// An answer with this document.
+pub(crate) fn document(
+    negotiated: Negotiated,
+    code: StatusCode,
+    document: &Value,
+) -> Result<Response<Body>, Refusal> {
+    let bytes = negotiated.encode(document)?;
+    Ok(with_body(code, negotiated.accepted.content_type(), bytes))
 }
 
 /// The refusal's answer, always in JSON.
@@ -79,9 +64,4 @@ pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
             response.headers_mut().append(WARNING, value);
         }
     }
-}
-
-/// A header's first value, if it is text.
-pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }

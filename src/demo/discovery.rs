@@ -9,10 +9,11 @@ use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{Body, Negotiated, text, with_body};
+use super::answer::{self, Body, with_body};
 use super::catalogue::{Group, Resource, VERBS};
 use super::refusal::Refusal;
 use crate::model::accept::{Form, Offer};
+use crate::model::negotiated::{Negotiated, text};
 use crate::model::query::Query;
 
 /// `/apis`: the aggregated document where it is asked for, else the list of groups.
@@ -28,14 +29,14 @@ pub(crate) fn groups(
             "apiVersion": "v1",
             "groups": [group_entry(group)],
         });
-        return negotiated.answer(StatusCode::OK, &list);
+        return answer::document(negotiated, StatusCode::OK, &list);
     }
     let document = aggregated(group);
     let etag = etag(&document);
     let mut response = if text(headers, IF_NONE_MATCH) == Some(etag.as_str()) {
         not_modified()
     } else {
-        negotiated.answer(StatusCode::OK, &document)?
+        answer::document(negotiated, StatusCode::OK, &document)?
     };
     for (name, value) in [(ETAG, etag.as_str()), (VARY, "Accept"), (CACHE_CONTROL, "public")] {
         set(&mut response, name, value);
@@ -54,7 +55,8 @@ pub(crate) fn group(
         map.insert("kind".to_owned(), "APIGroup".into());
         map.insert("apiVersion".to_owned(), "v1".into());
     }
-    Negotiated::new(headers, query, Offer::Plain)?.answer(StatusCode::OK, &document)
+    let negotiated = Negotiated::new(headers, query, Offer::Plain)?;
+    answer::document(negotiated, StatusCode::OK, &document)
 }
 
 /// `/apis/<group>/<version>`.
@@ -72,7 +74,8 @@ pub(crate) fn resources(
         "groupVersion": format!("{}/{version}", group.name),
         "resources": resources,
     });
-    Negotiated::new(headers, query, Offer::Plain)?.answer(StatusCode::OK, &document)
+    let negotiated = Negotiated::new(headers, query, Offer::Plain)?;
+    answer::document(negotiated, StatusCode::OK, &document)
 }
 
 /// `/version`.
@@ -83,7 +86,8 @@ pub(crate) fn version(headers: &HeaderMap, query: &Query) -> Result<Response<Bod
         "gitVersion": concat!("v", env!("CARGO_PKG_VERSION")),
         "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
     });
-    Negotiated::new(headers, query, Offer::Plain)?.answer(StatusCode::OK, &document)
+    let negotiated = Negotiated::new(headers, query, Offer::Plain)?;
+    answer::document(negotiated, StatusCode::OK, &document)
 }
 
 /// A document's quoted entity tag, as upstream makes it: equal content has equal tags.

@@ -7,10 +7,10 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
 
-use super::answer::text;
 use super::catalogue::{Decoded, Resource};
 use super::refusal::Refusal;
 use crate::model::field_error::FieldError;
+use crate::model::negotiated::text;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 

@@ -40,12 +40,13 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::{Body, refused, text, with_body};
+use self::answer::{Body, refused, with_body};
 use self::catalogue::{BAKERY, Group, LIBRARY, samples};
 use self::objects::{Key, Objects};
 use self::refusal::Refusal;
 use self::rest::Call;
 use crate::model::accept::{Accepted, wants_pretty};
+use crate::model::negotiated::text;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};

@@ -5,11 +5,12 @@ use http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Map, Value, json};
 
-use super::answer::{Body, Negotiated, text};
+use super::answer::{self, Body};
 use super::catalogue::{Group, Resource};
 use super::discovery::{etag, not_modified, set};
 use super::refusal::Refusal;
 use crate::model::accept::Offer;
+use crate::model::negotiated::{Negotiated, text};
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 
@@ -25,7 +26,7 @@ pub(crate) fn serve(
 ) -> Result<Response<Body>, Refusal> {
     let negotiated = Negotiated::new(headers, query, Offer::Plain)?;
     if key.is_empty() {
-        return negotiated.answer(StatusCode::OK, &index(group));
+        return answer::document(negotiated, StatusCode::OK, &index(group));
     }
     let found = group.version_names().find(|version| key == path_key(group, version));
     let version = found.ok_or(Rejection::PathNotFound)?;
@@ -34,7 +35,7 @@ pub(crate) fn serve(
     let mut response = if text(headers, IF_NONE_MATCH) == Some(etag.as_str()) {
         not_modified()
     } else {
-        negotiated.answer(StatusCode::OK, &document)?
+        answer::document(negotiated, StatusCode::OK, &document)?
     };
     set(&mut response, ETAG, &etag);
     set(&mut response, VARY, "Accept");

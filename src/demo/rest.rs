@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::answer::{Body, Negotiated, warn};
+use super::answer::{Body, document, warn};
 use super::catalogue::{Group, Resource};
 use super::input::{
     self, DeleteOptions, Fault, FieldValidation, Read, WriteOptions, metadata_text,
@@ -22,6 +22,7 @@ use super::watch;
 use crate::model::accept::Offer;
 use crate::model::field_error::{FieldError, invalid};
 use crate::model::list_options::ListOptions;
+use crate::model::negotiated::Negotiated;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 
@@ -90,7 +91,7 @@ impl Call<'_> {
             }
             _ => {}
         }
-        negotiated.answer(StatusCode::OK, &view.list(revision, &objects))
+        document(negotiated, StatusCode::OK, &view.list(revision, &objects))
     }
 
     fn create(&self, bytes: &Bytes) -> Result<Response<Body>, Refusal> {
@@ -169,7 +170,7 @@ impl Call<'_> {
                 "uid": metadata_text(&gone, "uid"),
             },
         });
-        negotiated.answer(StatusCode::OK, &status)
+        document(negotiated, StatusCode::OK, &status)
     }
 
     fn delete_collection(&self, bytes: &Bytes) -> Result<Response<Body>, Refusal> {
@@ -187,7 +188,7 @@ impl Call<'_> {
             }
         }
         let view = self.view(negotiated)?;
-        negotiated.answer(StatusCode::OK, &view.list(self.objects.revision(), &gone))
+        document(negotiated, StatusCode::OK, &view.list(self.objects.revision(), &gone))
     }
 
     fn remove(&self, key: &Key, options: &DeleteOptions) -> Result<Arc<Value>, Refusal> {
@@ -285,7 +286,7 @@ impl Call<'_> {
         code: StatusCode,
         object: &Value,
     ) -> Result<Response<Body>, Refusal> {
-        negotiated.answer(code, &self.view(negotiated)?.one(object, true))
+        document(negotiated, code, &self.view(negotiated)?.one(object, true))
     }
 
     fn view(&self, negotiated: Negotiated) -> Result<View, Rejection> {

@@ -37,6 +37,7 @@ const RESET_STREAMS_MAX: usize = 50;
 /// How often a connection looks at its own time limits.
 const TICK: Duration = Duration::from_secs(5);
 
+type Stream = (Request<RecvStream>, SendResponse<Bytes>);
 type ServerConnection = Connection<TlsStream<TcpStream>, Bytes>;
 
 /// Serves streams until the client, a limit or the ending ends it.
@@ -84,7 +85,9 @@ where
             Event::Accepted(Some(Ok((request, respond)))) => {
                 watch.idle_since = Instant::now();
                 watch.served = true;
-                let stream = serve_stream(handler.clone(), request, respond, Arc::clone(&close));
+                // Boxed where it is made: moving it into a task costs more than the allocation.
+                let stream =
+                    Box::pin(serve_stream(handler.clone(), request, respond, Arc::clone(&close)));
                 drop(tasks::spawn("stream", stream));
             }
             Event::Accepted(None) | Event::Cut => return,
@@ -101,8 +104,9 @@ where
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "boxing it would cost an allocation a request")]
 enum Event {
-    Accepted(Option<Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Accepted(Option<Result<Stream, h2::Error>>),
     /// Take no more streams and end when the open ones have.
     Close,
     /// End at once.

@@ -244,9 +244,12 @@ impl Thread {
     {
         let (sender, receiver) = mpsc::channel(HANDOVER_QUEUE);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let handle = std::thread::Builder::new().name(format!("data-plane-{index}")).spawn(
-            move || runtime.block_on(async move { take_sockets(receiver, context, start()).await }),
-        )?;
+        let handle =
+            std::thread::Builder::new().name(format!("data-plane-{index}")).spawn(move || {
+                runtime.block_on(async move {
+                    take_sockets(receiver, context, start()).await;
+                });
+            })?;
         Ok(Self { sockets: sender, connections: Arc::new(AtomicUsize::new(0)), handle })
     }
 }

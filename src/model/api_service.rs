@@ -3,13 +3,14 @@
 //! Rules and texts are upstream's (`kube-aggregator/pkg/apis/apiregistration/validation`,
 //! `pkg/registry/apiservice`).
 
-use std::fmt;
-
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
     APIService, APIServiceSpec, ServiceReference,
 };
 
+use serde_json::Value;
+
 use super::availability::AVAILABLE;
+use super::field_error::FieldError;
 
 /// The port of a service reference that names none.
 pub const DEFAULT_PORT: u16 = 443;
@@ -28,59 +29,6 @@ const NOT_A_LABEL: &str = "a DNS-1035 label must consist of lower case alphanume
     '-', start with an alphabetic character, and end with an alphanumeric character \
     (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
-/// What kind of fault a field has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FieldFault {
-    /// There must be a value.
-    Required,
-    /// The value, as Go prints it, is not allowed.
-    Invalid(String),
-}
-
-/// One field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldError {
-    /// The field's path.
-    pub field: &'static str,
-    /// What kind of fault.
-    pub fault: FieldFault,
-    /// The sentence, possibly empty.
-    pub detail: String,
-}
-
-impl FieldError {
-    fn required(field: &'static str, detail: &str) -> Self {
-        Self { field, fault: FieldFault::Required, detail: detail.to_owned() }
-    }
-
-    fn invalid(field: &'static str, value: String, detail: impl Into<String>) -> Self {
-        Self { field, fault: FieldFault::Invalid(value), detail: detail.into() }
-    }
-
-    /// The reason in `details.causes[]`.
-    pub fn reason(&self) -> &'static str {
-        match self.fault {
-            FieldFault::Required => "FieldValueRequired",
-            FieldFault::Invalid(_) => "FieldValueInvalid",
-        }
-    }
-
-    /// The message in `details.causes[]`: the error without the field.
-    pub fn body(&self) -> String {
-        let prefix = match &self.fault {
-            FieldFault::Required => "Required value".to_owned(),
-            FieldFault::Invalid(value) => format!("Invalid value: {value}"),
-        };
-        if self.detail.is_empty() { prefix } else { format!("{prefix}: {}", self.detail) }
-    }
-}
-
-impl fmt::Display for FieldError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.field, self.body())
-    }
-}
-
 /// Fills in the only default there is: the port of a service that names none.
 pub fn set_defaults(object: &mut APIService) {
     if let Some(service) = object.spec.as_mut().and_then(|spec| spec.service.as_mut()) {
@@ -97,15 +45,15 @@ pub fn validate(object: &APIService) -> Vec<FieldError> {
     if !(1..=GROUP_PRIORITY_MAX).contains(&spec.group_priority_minimum) {
         errors.push(FieldError::invalid(
             "spec.groupPriorityMinimum",
-            spec.group_priority_minimum.to_string(),
-            format!("must be positive and less than {GROUP_PRIORITY_MAX}"),
+            &spec.group_priority_minimum.into(),
+            &format!("must be positive and less than {GROUP_PRIORITY_MAX}"),
         ));
     }
     if !(1..=VERSION_PRIORITY_MAX).contains(&spec.version_priority) {
         errors.push(FieldError::invalid(
             "spec.versionPriority",
-            spec.version_priority.to_string(),
-            format!("must be positive and less than {VERSION_PRIORITY_MAX}"),
+            &spec.version_priority.into(),
+            &format!("must be positive and less than {VERSION_PRIORITY_MAX}"),
         ));
     }
     errors.extend(match &spec.service {
@@ -120,7 +68,8 @@ fn validate_names(object: &APIService, spec: &APIServiceSpec) -> Vec<FieldError>
     let required = format!("{}.{}", text(&spec.version), text(&spec.group));
     let check = |field, name: &str| {
         let details = name_faults(name, &required).into_iter();
-        details.map(move |detail| FieldError::invalid(field, quoted(name), detail)).collect()
+        let value = Value::from(name);
+        details.map(move |detail| FieldError::invalid(field, &value, &detail)).collect()
     };
     let (name, prefix) = (text(&object.metadata.name), text(&object.metadata.generate_name));
     let mut errors: Vec<FieldError> = Vec::new();
@@ -144,7 +93,7 @@ fn name_faults(name: &str, required: &str) -> Vec<String> {
     let mut faults: Vec<String> =
         forbidden.map(|character| format!("may not contain '{character}'")).collect();
     if faults.is_empty() && name != required {
-        faults.push(format!("must be `spec.version+\".\"+spec.group`: {}", quoted(required)));
+        faults.push(format!("must be `spec.version+\".\"+spec.group`: {required:?}"));
     }
     faults
 }
@@ -158,7 +107,7 @@ fn validate_group_and_version(spec: &APIServiceSpec) -> Vec<FieldError> {
         errors.push(FieldError::required("spec.group", detail));
     }
     let mut invalid = |field, value: &str, detail: String| {
-        errors.push(FieldError::invalid(field, quoted(value), detail));
+        errors.push(FieldError::invalid(field, &value.into(), &detail));
     };
     if group.len() > SUBDOMAIN_LENGTH_MAX {
         let detail = format!("must be no more than {SUBDOMAIN_LENGTH_MAX} characters");
@@ -191,12 +140,12 @@ fn validate_local(spec: &APIServiceSpec) -> Vec<FieldError> {
     let bytes = spec.ca_bundle.as_ref().map_or(0, |bundle| bundle.0.len());
     if bytes > 0 {
         let detail = "local APIServices may not have a caBundle";
-        let value = quoted(&format!("{bytes} bytes"));
-        errors.push(FieldError::invalid("spec.caBundle", value, detail));
+        let value = format!("{bytes} bytes").into();
+        errors.push(FieldError::invalid("spec.caBundle", &value, detail));
     }
     if spec.insecure_skip_tls_verify == Some(true) {
         let detail = "local APIServices may not have insecureSkipTLSVerify";
-        errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", "true".to_owned(), detail));
+        errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", &true.into(), detail));
     }
     errors
 }
@@ -213,18 +162,14 @@ fn validate_remote(spec: &APIServiceSpec, service: &ServiceReference) -> Vec<Fie
     let port = service.port.unwrap_or(i32::from(DEFAULT_PORT));
     if !(1..=i32::from(u16::MAX)).contains(&port) {
         let detail = "port is not valid: must be between 1 and 65535, inclusive";
-        errors.push(FieldError::invalid("spec.service.port", port.to_string(), detail));
+        errors.push(FieldError::invalid("spec.service.port", &port.into(), detail));
     }
     let has_bundle = spec.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty());
     if spec.insecure_skip_tls_verify == Some(true) && has_bundle {
         let detail = "may not be true if caBundle is present";
-        errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", "true".to_owned(), detail));
+        errors.push(FieldError::invalid("spec.insecureSkipTLSVerify", &true.into(), detail));
     }
     errors
-}
-
-fn quoted(text: &str) -> String {
-    format!("{text:?}")
 }
 
 /// The columns of `kubectl get apiservices`: name, type, format; the age is the server's to add.
@@ -306,7 +251,7 @@ mod tests {
         check("v2.example.com", &json!({}), &[other]);
         let mut generated = api_service("", &spec(&json!({})));
         generated.metadata.generate_name = Some("v1.".to_owned());
-        let fields: Vec<_> = validate(&generated).iter().map(|error| error.field).collect();
+        let fields: Vec<_> = validate(&generated).iter().map(|error| error.field.clone()).collect();
         assert_eq!(fields, ["metadata.generateName", "metadata.name"]);
     }
 

@@ -4,6 +4,7 @@
 //! one sentence for the caller. The private detail (addresses, library texts) goes to the log only.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The service that an APIService names: where its requests go.
@@ -84,6 +85,34 @@ pub enum Hop {
 }
 
 impl Hop {
+    /// Every fault there is, for documents and their tests.
+    pub const ALL: [Self; 24] = [
+        Self::ServiceNotFound,
+        Self::ServicePortNotFound,
+        Self::ServiceNotRoutable,
+        Self::EndpointsNotFound,
+        Self::NoEndpoints,
+        Self::NameNotResolved,
+        Self::InvalidCaBundle,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectFailed,
+        Self::HandshakeTimeout,
+        Self::NotTls,
+        Self::UnknownAuthority,
+        Self::NameMismatch,
+        Self::CertificateExpired,
+        Self::CertificateNotYetValid,
+        Self::CertificateInvalid,
+        Self::ClientCertificateRefused,
+        Self::HandshakeFailed,
+        Self::ProtocolError,
+        Self::BackendReset,
+        Self::Deadline,
+        Self::Redirect,
+        Self::Overloaded,
+    ];
+
     /// The fault's one word.
     pub fn word(self) -> &'static str {
         match self {
@@ -190,6 +219,18 @@ impl Fault {
     /// A fault with the text for the log.
     pub fn new(hop: Hop, detail: impl Into<Arc<str>>) -> Self {
         Self { hop, detail: detail.into() }
+    }
+}
+
+impl Fault {
+    /// The same fault with the endpoint's address in its detail.
+    #[must_use]
+    pub fn at(self, endpoint: Option<SocketAddr>) -> Self {
+        match endpoint {
+            Some(address) if self.detail.is_empty() => Self::new(self.hop, address.to_string()),
+            Some(address) => Self::new(self.hop, format!("{address}: {}", self.detail)),
+            None => self,
+        }
     }
 }
 

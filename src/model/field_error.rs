@@ -45,11 +45,16 @@ impl FieldError {
     }
 }
 
+impl std::fmt::Display for FieldError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.text)
+    }
+}
+
 /// 422 for an object of `kind` with every fault that was found.
 pub fn invalid(kind: &str, group: &str, name: &str, errors: Vec<FieldError>) -> Rejection {
     let kind_group = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
-    let texts: Vec<String> =
-        errors.iter().map(|error| format!("{}: {}", error.field, error.text)).collect();
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     let faults = match texts.as_slice() {
         [one] => one.clone(),
         several => format!("[{}]", several.join(", ")),

@@ -29,7 +29,7 @@ impl EventType {
 }
 
 /// One change.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Event<K, T> {
     /// The revision that the change made.
     pub revision: u64,
@@ -41,6 +41,18 @@ pub struct Event<K, T> {
     pub object: Arc<T>,
     /// The object before the change.
     pub previous: Option<Arc<T>>,
+}
+
+impl<K: Clone, T> Clone for Event<K, T> {
+    fn clone(&self) -> Self {
+        Self {
+            revision: self.revision,
+            kind: self.kind,
+            key: self.key.clone(),
+            object: Arc::clone(&self.object),
+            previous: self.previous.clone(),
+        }
+    }
 }
 
 /// Why the events after a revision cannot be told.
@@ -100,6 +112,11 @@ impl<K: Ord + Clone, T> History<K, T> {
     /// One object.
     pub fn get(&self, key: &K) -> Option<&Arc<T>> {
         self.objects.get(key)
+    }
+
+    /// The objects from `first` on, in order of key.
+    pub fn list_from(&self, first: &K) -> impl Iterator<Item = (&K, &Arc<T>)> {
+        self.objects.range(first..)
     }
 
     /// Every object in order of key.

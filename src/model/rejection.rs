@@ -295,18 +295,14 @@ impl Rejection {
 
     /// 403 for `user`, in upstream's words (`responsewriters/errors.go`).
     pub fn forbidden(user: &User, info: &RequestInfo<'_>) -> Self {
-        let mut details = Details::default();
         let who = &user.name;
         if !info.is_resource {
-            details.message = escape_html(&format!(
+            let message = escape_html(&format!(
                 "forbidden: User \"{who}\" cannot {} path \"{}\"",
                 info.verb, info.path
             ));
-            return Self::Forbidden(Box::new(details));
+            return Self::Forbidden(Box::new(Details { message, ..Details::default() }));
         }
-        details.name = info.name.to_owned();
-        details.group = info.group.to_owned();
-        details.kind = info.resource.to_owned();
         let object = qualified(info.resource, info.group);
         let mut sentence = if info.name.is_empty() {
             format!("{object} is forbidden: ")
@@ -327,8 +323,13 @@ impl Rejection {
         } else {
             let _ = write!(sentence, "in the namespace \"{}\"", info.namespace);
         }
-        details.message = escape_html(&sentence);
-        Self::Forbidden(Box::new(details))
+        Self::Forbidden(Box::new(Details {
+            message: escape_html(&sentence),
+            name: info.name.to_owned(),
+            group: info.group.to_owned(),
+            kind: info.resource.to_owned(),
+            causes: Vec::new(),
+        }))
     }
 
     /// 404 for one object of a resource.

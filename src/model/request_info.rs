@@ -127,7 +127,8 @@ impl<'a> RequestInfo<'a> {
         let legacy_verb = matches!(first, "proxy" | "watch");
         if legacy_verb {
             self.verb = first;
-            first = parts.next().filter(|part| !part.is_empty()).ok_or(PathError::MissingResource)?;
+            first =
+                parts.next().filter(|part| !part.is_empty()).ok_or(PathError::MissingResource)?;
         }
         if first == "namespaces" {
             let namespace = parts.next();
@@ -265,7 +266,11 @@ mod tests {
         );
         check(get, "/apis/g/v1/watch/things", "watch resource g/v1 ns= things/ name=");
         check(&Method::POST, "/apis/g/v1/things", "create resource g/v1 ns= things/ name=");
-        check(&Method::DELETE, "/apis/g/v1/things", "deletecollection resource g/v1 ns= things/ name=");
+        check(
+            &Method::DELETE,
+            "/apis/g/v1/things",
+            "deletecollection resource g/v1 ns= things/ name=",
+        );
         check(get, "/%61pis/g/v1/thing%73", "list resource g/v1 ns= things/ name=");
         check(get, "/apis/g%2Fv1/things", "list resource g/v1 ns= things/ name=");
     }

@@ -327,7 +327,11 @@ mod tests {
         check(&table, "/apis/g", "Documents(Group(\"g\"))");
         check(&table, "/apis/h", "NotFound");
         check(&table, "/apis//v1", "NotFound");
-        check(&table, "/apis/apiregistration.k8s.io", "Documents(Group(\"apiregistration.k8s.io\"))");
+        check(
+            &table,
+            "/apis/apiregistration.k8s.io",
+            "Documents(Group(\"apiregistration.k8s.io\"))",
+        );
         check(&table, "/apis/apiregistration.k8s.io/v1", "Documents(OwnResources)");
         check(&table, "/apis/apiregistration.k8s.io/v1/apiservices", "Objects");
         check(&table, "/apis/apiregistration.k8s.io/v2", "NotFound");

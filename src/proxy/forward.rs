@@ -1,16 +1,15 @@
 //! A request to an extension API server, and its answer back.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::header::LOCATION;
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Response, Version};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
-use super::{Connection, headers};
+use super::{Asked, Connection, headers};
 use crate::auth::Permit;
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
@@ -25,11 +24,11 @@ impl Connection {
         &self,
         permit: &Permit,
         remote: &Remote<Upstream>,
-        info: &RequestInfo<'_>,
-        parts: &Parts,
+        asked: Asked<'_>,
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
+        let Asked { info, parts } = asked;
         let failed = |fault: Fault| reject(remote, info, fault);
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
@@ -47,14 +46,15 @@ impl Connection {
             body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
         }
         let identity = &self.proxy.auth.identity_headers;
-        let make = || {
-            headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id)
-        };
+        let make =
+            || headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
         let root = PathAndQuery::from_static("/");
+        let tried = Mutex::new(None);
         let request = Outgoing {
             method: &parts.method,
             path: parts.uri.path_and_query().unwrap_or(&root),
             headers: &make,
+            tried: &tried,
         };
         let call = self.pool.call(&remote.backend.backend, class, &request, body);
         let answer = match deadline {
@@ -64,9 +64,10 @@ impl Connection {
             },
             None => call.await,
         };
-        let answer = answer.map_err(failed)?;
+        let endpoint = || *tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answer.map_err(|fault| failed(fault.at(endpoint())))?;
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
-            return Err(failed(Hop::Redirect.into()));
+            return Err(failed(Fault::from(Hop::Redirect).at(endpoint())));
         }
         Ok(respond(answer, deadline, outcome))
     }
@@ -93,11 +94,7 @@ fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Re
     }))
 }
 
-fn respond(
-    answer: Answer,
-    deadline: Option<Instant>,
-    outcome: &mut Outcome,
-) -> Response<Body> {
+fn respond(answer: Answer, deadline: Option<Instant>, outcome: &mut Outcome) -> Response<Body> {
     let Answer { mut head, mut body, lease } = answer;
     let seconds = outcome.begun().elapsed().as_secs_f64();
     lease.endpoint().metrics().answered(head.status.as_u16(), seconds);

@@ -5,9 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{
-    CACHE_CONTROL, CONNECTION, HOST, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CACHE_CONTROL, CONNECTION, HOST, TE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -15,8 +13,6 @@ use crate::auth::{Caller, IdentityHeaders};
 
 /// The request's audit id, both ways.
 pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -42,7 +38,7 @@ pub(super) fn for_backend(
     let mut forwarded_for = None;
     for (name, value) in from {
         match name.as_str().as_bytes() {
-            b"x-forwarded-for" => client.append(&mut forwarded_for, value),
+            b"x-forwarded-for" => append(&mut forwarded_for, value),
             b"te" if asks_for_trailers(value) => {
                 to.insert(TE, TRAILERS);
             }
@@ -57,7 +53,10 @@ pub(super) fn for_backend(
     for (name, value) in &caller.headers {
         to.append(name, value.clone());
     }
-    to.insert(X_FORWARDED_FOR, forwarded_for.map_or_else(|| client.value.clone(), |list| client.last(list)));
+    to.insert(
+        X_FORWARDED_FOR,
+        forwarded_for.map_or_else(|| client.value.clone(), |list| client.last(list)),
+    );
     if let Some(host) = client_host(request) {
         to.insert(X_FORWARDED_HOST, host);
     }
@@ -71,19 +70,12 @@ pub(super) fn for_backend(
 fn is_dropped(name: &[u8]) -> bool {
     match name.first() {
         Some(b'a') => name == b"audit-id",
-        Some(b'c') => name == b"connection",
         Some(b'e') => name == b"expect",
         Some(b'h') => matches!(name, b"host" | b"http2-settings"),
-        Some(b'k') => name == b"keep-alive",
-        Some(b'p') => {
-            matches!(name, b"proxy-connection" | b"proxy-authenticate" | b"proxy-authorization")
-        }
-        Some(b't') => matches!(name, b"te" | b"transfer-encoding"),
-        Some(b'u') => name == b"upgrade",
         Some(b'x') => {
             matches!(name, b"x-forwarded-host" | b"x-forwarded-proto" | b"x-forwarded-uri")
         }
-        _ => false,
+        _ => is_hop_by_hop(name),
     }
 }
 
@@ -102,22 +94,33 @@ pub(super) fn trailers_for_backend(trailers: &HeaderMap, identity: &IdentityHead
 /// Takes out of a backend's response what is for its connection only, and sets what every response
 /// of ours has: one Audit-Id and a Cache-Control.
 pub(super) fn for_client(headers: &mut HeaderMap, audit_id: &HeaderValue) {
-    let listed: Vec<HeaderName> = match headers.get(CONNECTION) {
-        None => Vec::new(),
-        Some(_) => Listed::new(headers).names().filter_map(|name| name.parse().ok()).collect(),
-    };
-    for name in &listed {
+    if headers.keys().any(|name| is_hop_by_hop(name.as_str().as_bytes())) {
+        remove_hop_by_hop(headers);
+    }
+    for_own(headers, audit_id);
+}
+
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    match name.first() {
+        Some(b'c') => name == b"connection",
+        Some(b'k') => name == b"keep-alive",
+        Some(b'p') => matches!(name, b"proxy-connection" | b"proxy-authenticate"),
+        Some(b't') => matches!(name, b"te" | b"transfer-encoding"),
+        Some(b'u') => name == b"upgrade",
+        _ => false,
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let listed = Listed::new(headers);
+    let gone: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_hop_by_hop(name.as_str().as_bytes()) || listed.contains(name))
+        .cloned()
+        .collect();
+    for name in gone {
         headers.remove(name);
     }
-    for name in
-        [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, TE, TRANSFER_ENCODING, UPGRADE]
-    {
-        if let http::header::Entry::Occupied(entry) = headers.entry(name) {
-            entry.remove_entry_mult();
-        }
-    }
-    headers.insert(AUDIT_ID, audit_id.clone());
-    headers.entry(CACHE_CONTROL).or_insert(NO_CACHE);
 }
 
 /// The headers that every answer of our own has.
@@ -171,7 +174,8 @@ pub(super) fn client_host(request: &Parts) -> Option<HeaderValue> {
 /// The client's path for `X-Forwarded-Uri`: cleaned of `//`, `.` and `..` as Go's `path.Clean` does,
 /// its trailing slash kept.
 fn forwarded_uri(path: &str) -> HeaderValue {
-    let cleaned = if path.contains("//") || path.contains("/.") { clean(path) } else { path.to_owned() };
+    let cleaned =
+        if path.contains("//") || path.contains("/.") { clean(path) } else { path.to_owned() };
     let mut value =
         HeaderValue::try_from(cleaned).unwrap_or_else(|_| HeaderValue::from_static("/"));
     // Differs from request to request: not worth a place in the header table.
@@ -207,16 +211,9 @@ impl ClientAddress {
     /// The address of the connection's other end.
     pub(super) fn new(address: IpAddr) -> Self {
         let text = address.to_canonical().to_string();
-        Self { value: HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("unknown")) }
-    }
-
-    fn append(&self, list: &mut Option<Vec<u8>>, value: &HeaderValue) {
-        match list {
-            Some(list) => {
-                list.extend_from_slice(b", ");
-                list.extend_from_slice(value.as_bytes());
-            }
-            None => *list = Some(value.as_bytes().to_vec()),
+        Self {
+            value: HeaderValue::try_from(text)
+                .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
         }
     }
 
@@ -224,6 +221,16 @@ impl ClientAddress {
         list.extend_from_slice(b", ");
         list.extend_from_slice(self.value.as_bytes());
         HeaderValue::from_bytes(&list).unwrap_or_else(|_| self.value.clone())
+    }
+}
+
+fn append(list: &mut Option<Vec<u8>>, value: &HeaderValue) {
+    match list {
+        Some(list) => {
+            list.extend_from_slice(b", ");
+            list.extend_from_slice(value.as_bytes());
+        }
+        None => *list = Some(value.as_bytes().to_vec()),
     }
 }
 
@@ -324,12 +331,18 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         for_client(&mut headers, &HeaderValue::from_static("ours"));
-        let mut left: Vec<_> =
-            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut left: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
         left.sort();
         assert_eq!(
             left,
-            ["audit-id: ours", "cache-control: no-cache, private", "content-type: application/json"]
+            [
+                "audit-id: ours",
+                "cache-control: no-cache, private",
+                "content-type: application/json"
+            ]
         );
     }
 }

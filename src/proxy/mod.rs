@@ -46,10 +46,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            request_timeout: Duration::from_secs(60),
-            discovery_timeout: Duration::from_secs(5),
-        }
+        Self { request_timeout: Duration::from_secs(60), discovery_timeout: Duration::from_secs(5) }
     }
 }
 
@@ -101,6 +98,13 @@ impl std::fmt::Debug for TrailerFilterHolder {
     }
 }
 
+/// A request's head, as it came and as it was read.
+#[derive(Clone, Copy, Debug)]
+struct Asked<'a> {
+    info: &'a RequestInfo<'a>,
+    parts: &'a Parts,
+}
+
 /// One client connection as its requests see it.
 #[derive(Debug)]
 pub struct Connection {
@@ -112,7 +116,12 @@ pub struct Connection {
 
 impl Proxy {
     /// Puts the parts together.
-    pub fn new(config: Config, services: Services, drain: Drain, metrics: &Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        config: Config,
+        services: Services,
+        drain: Drain,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<Self> {
         let Services { auth, table, objects, pages } = services;
         let own = |group, version, resource| {
             Arc::new(RouteMetrics::of_own(metrics, group, version, resource))
@@ -164,21 +173,23 @@ impl Connection {
         let (parts, body) = request.into_parts();
         let audit_id = audit_id(&parts);
         let decoded = decode_path(parts.uri.path());
-        let info = decoded.as_deref().map_err(|error| *error).and_then(|path| {
-            RequestInfo::parse(&parts.method, path, parts.uri.query())
-        });
+        let info = decoded
+            .as_deref()
+            .map_err(|error| *error)
+            .and_then(|path| RequestInfo::parse(&parts.method, path, parts.uri.query()));
         let info = match info {
             Ok(info) => info,
             Err(error) => {
                 let rejection = Rejection::BadRequest(error.to_string());
                 let mut outcome = self.begin("other", false, &parts.method, audit_id);
                 outcome.rejected(&rejection);
-                return self.rejected(&rejection, &parts, outcome);
+                return Self::rejected(&rejection, &parts, outcome);
             }
         };
         let (verb, long_running) = (info.metrics_verb(), info.is_long_running());
         let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
-        match self.try_handle(&info, &parts, body, &mut outcome).await {
+        let asked = Asked { info: &info, parts: &parts };
+        match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
                 if outcome.is_anonymous() {
@@ -188,7 +199,7 @@ impl Connection {
             }
             Err(rejection) => {
                 outcome.rejected(&rejection);
-                self.rejected(&rejection, &parts, outcome)
+                Self::rejected(&rejection, &parts, outcome)
             }
         }
     }
@@ -196,11 +207,11 @@ impl Connection {
     /// A request's whole way.
     async fn try_handle(
         &self,
-        info: &RequestInfo<'_>,
-        parts: &Parts,
+        asked: Asked<'_>,
         body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
+        let Asked { info, parts } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
@@ -225,7 +236,7 @@ impl Connection {
             }
             Route::Remote(remote) => {
                 outcome.set_route(&remote.backend.metrics);
-                self.forward(&permit, remote, info, parts, body, outcome).await
+                self.forward(&permit, remote, asked, body, outcome).await
             }
             Route::Own(page) => {
                 outcome.set_route(&counters.pages);
@@ -287,12 +298,7 @@ impl Connection {
     }
 
     /// The answer to a request that ended here.
-    fn rejected(
-        &self,
-        rejection: &Rejection,
-        parts: &Parts,
-        outcome: Box<Outcome>,
-    ) -> Response<Body> {
+    fn rejected(rejection: &Rejection, parts: &Parts, outcome: Box<Outcome>) -> Response<Body> {
         outcome.log(rejection, parts);
         let status = Bytes::from(format!("{}\n", rejection.status()));
         let mut answer = response(rejection.code(), "application/json", status);
@@ -339,7 +345,7 @@ fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
     }
     let mut hosts = parts.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next(), parts.version) {
-        (Some(host), None, _) if host.as_bytes().iter().all(|byte| byte.is_ascii_graphic()) => {}
+        (Some(host), None, _) if host.as_bytes().iter().all(u8::is_ascii_graphic) => {}
         (None, None, Version::HTTP_10) => {}
         (Some(_), None, _) => {
             return Err(Rejection::BadRequest("malformed Host header".to_owned()));

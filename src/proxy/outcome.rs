@@ -88,7 +88,11 @@ impl Outcome {
     pub(super) fn rejected(&mut self, rejection: &Rejection) {
         self.code = Some(rejection.code());
         self.cause = Some(rejection.cause());
-        self.metrics.terminated(self.route.api_service(), rejection.code().as_u16(), rejection.cause());
+        self.metrics.terminated(
+            self.route.api_service(),
+            rejection.code().as_u16(),
+            rejection.cause(),
+        );
     }
 
     /// When the request began.

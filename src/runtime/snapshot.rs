@@ -27,10 +27,7 @@ impl<T> Publisher<T> {
     pub fn new(initial: T) -> (Self, View<T>) {
         let value = Arc::new(ArcSwap::from_pointee(initial));
         let (sender, receiver) = watch::channel(());
-        (
-            Self { value: Arc::clone(&value), changed: sender },
-            View { value, changed: receiver },
-        )
+        (Self { value: Arc::clone(&value), changed: sender }, View { value, changed: receiver })
     }
 
     /// Replaces the value; readers that already took the old one keep it until they drop it.

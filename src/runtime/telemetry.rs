@@ -1,9 +1,10 @@
-//! Metrics under upstream's names where it has them, and the log's set-up.
+//! Metrics under upstream's names where it has them.
 //!
 //! Handles are resolved once and held: a route keeps its series by verb and code, an endpoint its
 //! own from first use on. Both take their series out of the registry when they go.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use prometheus::{
@@ -13,8 +14,8 @@ use prometheus::{
 
 /// Upstream's buckets of request durations, in seconds (`endpoints/metrics/metrics.go`).
 const DURATION_BUCKETS: &[f64] = &[
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0,
-    15.0, 20.0, 30.0, 45.0, 60.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0,
+    10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
 /// Buckets of one endpoint's answers, in seconds: finer, since they are read per hop.
 const ENDPOINT_BUCKETS: &[f64] =
@@ -43,18 +44,39 @@ pub struct Metrics {
     pub rejected_connections: IntCounterVec,
     /// `authentication_attempts{result}`.
     pub authentication: IntCounterVec,
+    routes: RouteVecs,
+    endpoints: EndpointVecs,
+}
+
+/// What is counted by route.
+#[derive(Debug)]
+struct RouteVecs {
     requests: IntCounterVec,
     durations: HistogramVec,
     terminations: IntCounterVec,
-    route_inflight: IntGaugeVec,
-    endpoint_requests: IntCounterVec,
-    endpoint_durations: HistogramVec,
-    endpoint_inflight: IntGaugeVec,
-    endpoint_connections: IntGaugeVec,
+    in_flight: IntGaugeVec,
 }
 
-const REQUEST_LABELS: &[&str] =
-    &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component", "code"];
+/// What is counted by endpoint.
+#[derive(Debug)]
+struct EndpointVecs {
+    requests: IntCounterVec,
+    first_byte: HistogramVec,
+    in_flight: IntGaugeVec,
+    connections: IntGaugeVec,
+}
+
+const REQUEST_LABELS: &[&str] = &[
+    "verb",
+    "dry_run",
+    "group",
+    "version",
+    "resource",
+    "subresource",
+    "scope",
+    "component",
+    "code",
+];
 const DURATION_LABELS: &[&str] =
     &["verb", "dry_run", "group", "version", "resource", "subresource", "scope", "component"];
 
@@ -62,7 +84,6 @@ impl Metrics {
     /// Registers every metric in a registry of its own.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let endpoint = &["service", "endpoint"];
         let made = Self {
             unavailable: GaugeVec::new(
                 Opts::new(
@@ -102,6 +123,54 @@ impl Metrics {
                 "Counter of authenticated attempts, by result.",
                 &["result"],
             )?,
+            routes: RouteVecs::new()?,
+            endpoints: EndpointVecs::new()?,
+            registry,
+        };
+        made.register()?;
+        Ok(made)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let collectors: Vec<Box<dyn prometheus::core::Collector>> = vec![
+            Box::new(self.unavailable.clone()),
+            Box::new(self.unavailable_total.clone()),
+            Box::new(self.inflight.clone()),
+            Box::new(self.long_running.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.handshake_errors.clone()),
+            Box::new(self.rejected_connections.clone()),
+            Box::new(self.authentication.clone()),
+            Box::new(self.routes.requests.clone()),
+            Box::new(self.routes.durations.clone()),
+            Box::new(self.routes.terminations.clone()),
+            Box::new(self.routes.in_flight.clone()),
+            Box::new(self.endpoints.requests.clone()),
+            Box::new(self.endpoints.first_byte.clone()),
+            Box::new(self.endpoints.in_flight.clone()),
+            Box::new(self.endpoints.connections.clone()),
+        ];
+        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// Counts a request that was ended here.
+    pub fn terminated(&self, api_service: &str, code: u16, cause: &str) {
+        let code = code.to_string();
+        self.routes
+            .terminations
+            .with_label_values(&[api_service, "aggregator", &code, cause])
+            .inc();
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+impl RouteVecs {
+    fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self {
             requests: counter(
                 "apiserver_request_total",
                 "Counter of requests broken out for each verb, group, version and HTTP response \
@@ -121,70 +190,42 @@ impl Metrics {
                  cause.",
                 &["apiservice", "component", "code", "cause"],
             )?,
-            route_inflight: gauge(
+            in_flight: gauge(
                 "portico_apiservice_requests_in_flight",
                 "Requests that are being served, by APIService.",
                 &["apiservice"],
             )?,
-            endpoint_requests: counter(
+        })
+    }
+}
+
+impl EndpointVecs {
+    fn new() -> Result<Self, prometheus::Error> {
+        let labels = &["service", "endpoint"];
+        Ok(Self {
+            requests: counter(
                 "portico_endpoint_requests_total",
                 "Requests sent to an endpoint, by class of the answer's code, or the cause of the \
                  failure.",
                 &["service", "endpoint", "result"],
             )?,
-            endpoint_durations: histogram(
+            first_byte: histogram(
                 "portico_endpoint_first_byte_seconds",
-                "Time from sending a request to an endpoint to the head of its answer, in seconds.",
-                endpoint,
+                "Time from a request's headers to the head of an endpoint's answer, in seconds.",
+                labels,
                 ENDPOINT_BUCKETS,
             )?,
-            endpoint_inflight: gauge(
+            in_flight: gauge(
                 "portico_endpoint_requests_in_flight",
                 "Requests open on an endpoint.",
-                endpoint,
+                labels,
             )?,
-            endpoint_connections: gauge(
+            connections: gauge(
                 "portico_endpoint_connections",
                 "Connections open to an endpoint.",
-                endpoint,
+                labels,
             )?,
-            registry,
-        };
-        made.register()?;
-        Ok(made)
-    }
-
-    fn register(&self) -> Result<(), prometheus::Error> {
-        let collectors: Vec<Box<dyn prometheus::core::Collector>> = vec![
-            Box::new(self.unavailable.clone()),
-            Box::new(self.unavailable_total.clone()),
-            Box::new(self.inflight.clone()),
-            Box::new(self.long_running.clone()),
-            Box::new(self.connections.clone()),
-            Box::new(self.handshake_errors.clone()),
-            Box::new(self.rejected_connections.clone()),
-            Box::new(self.authentication.clone()),
-            Box::new(self.requests.clone()),
-            Box::new(self.durations.clone()),
-            Box::new(self.terminations.clone()),
-            Box::new(self.route_inflight.clone()),
-            Box::new(self.endpoint_requests.clone()),
-            Box::new(self.endpoint_durations.clone()),
-            Box::new(self.endpoint_inflight.clone()),
-            Box::new(self.endpoint_connections.clone()),
-        ];
-        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
-    }
-
-    /// Counts a request that was ended here.
-    pub fn terminated(&self, api_service: &str, code: u16, cause: &str) {
-        let code = code.to_string();
-        self.terminations.with_label_values(&[api_service, "aggregator", &code, cause]).inc();
-    }
-
-    /// All metrics in Prometheus' text format.
-    pub fn render(&self) -> Result<String, prometheus::Error> {
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+        })
     }
 }
 
@@ -276,9 +317,9 @@ impl RouteMetrics {
     /// The gauge of requests that are being served; none for what portico serves itself.
     pub fn in_flight(&self) -> Option<&IntGauge> {
         let name = self.api_service.as_deref()?;
-        Some(self.in_flight.get_or_init(|| {
-            self.metrics.route_inflight.with_label_values(&[name])
-        }))
+        Some(
+            self.in_flight.get_or_init(|| self.metrics.routes.in_flight.with_label_values(&[name])),
+        )
     }
 
     /// Counts one request; the duration is left out for long-running ones.
@@ -294,23 +335,15 @@ impl RouteMetrics {
 
     fn add_series(&self, verb: &'static str, code: u16) -> Series {
         let text = code.to_string();
-        let labels = [
-            verb,
-            "",
-            &self.group,
-            &self.version,
-            self.resource,
-            "",
-            "",
-            self.component,
-            &text,
-        ];
+        let labels =
+            [verb, "", &self.group, &self.version, self.resource, "", "", self.component, &text];
         let series = Series {
             verb,
             code,
-            total: self.metrics.requests.with_label_values(&labels),
+            total: self.metrics.routes.requests.with_label_values(&labels),
             duration: self
                 .metrics
+                .routes
                 .durations
                 .with_label_values(labels.split_last().map_or(&[][..], |(_, rest)| rest)),
         };
@@ -332,11 +365,11 @@ impl Drop for RouteMetrics {
             let code = series.code.to_string();
             let labels =
                 [series.verb, "", &self.group, &self.version, "", "", "", self.component, &code];
-            forget(self.metrics.requests.remove_label_values(&labels));
-            forget(self.metrics.durations.remove_label_values(&labels[..8]));
+            forget(self.metrics.routes.requests.remove_label_values(&labels));
+            forget(self.metrics.routes.durations.remove_label_values(&labels[..8]));
         }
         if self.in_flight.get().is_some() {
-            forget(self.metrics.route_inflight.remove_label_values(&[name]));
+            forget(self.metrics.routes.in_flight.remove_label_values(&[name]));
         }
     }
 }
@@ -365,6 +398,8 @@ pub struct EndpointMetrics {
     pub connections: IntGauge,
     first_byte: Histogram,
     results: [OnceLock<IntCounter>; 5],
+    /// Causes that have a series, to be removed with the endpoint.
+    causes: Mutex<BTreeSet<&'static str>>,
 }
 
 /// Names of answer classes in `result`, by the code's first digit less one.
@@ -375,10 +410,11 @@ impl EndpointMetrics {
     pub fn new(metrics: &Arc<Metrics>, service: &str, address: &str) -> Self {
         let labels = [service, address];
         Self {
-            in_flight: metrics.endpoint_inflight.with_label_values(&labels),
-            connections: metrics.endpoint_connections.with_label_values(&labels),
-            first_byte: metrics.endpoint_durations.with_label_values(&labels),
+            in_flight: metrics.endpoints.in_flight.with_label_values(&labels),
+            connections: metrics.endpoints.connections.with_label_values(&labels),
+            first_byte: metrics.endpoints.first_byte.with_label_values(&labels),
             results: Default::default(),
+            causes: Mutex::default(),
             metrics: Arc::clone(metrics),
             service: service.to_owned(),
             address: address.to_owned(),
@@ -395,26 +431,28 @@ impl EndpointMetrics {
     }
 
     /// Counts a failure by its cause's word.
-    pub fn failed(&self, cause: &str) {
+    pub fn failed(&self, cause: &'static str) {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner).insert(cause);
         self.result(cause).inc();
     }
 
     fn result(&self, result: &str) -> IntCounter {
-        self.metrics.endpoint_requests.with_label_values(&[&self.service, &self.address, result])
+        self.metrics.endpoints.requests.with_label_values(&[&self.service, &self.address, result])
     }
 }
 
 impl Drop for EndpointMetrics {
     fn drop(&mut self) {
         let labels = [self.service.as_str(), self.address.as_str()];
-        forget(self.metrics.endpoint_inflight.remove_label_values(&labels));
-        forget(self.metrics.endpoint_connections.remove_label_values(&labels));
-        forget(self.metrics.endpoint_durations.remove_label_values(&labels));
-        for (slot, result) in self.results.iter().zip(RESULTS) {
-            if slot.get().is_some() {
-                let labels = [self.service.as_str(), self.address.as_str(), result];
-                forget(self.metrics.endpoint_requests.remove_label_values(&labels));
-            }
+        forget(self.metrics.endpoints.in_flight.remove_label_values(&labels));
+        forget(self.metrics.endpoints.connections.remove_label_values(&labels));
+        forget(self.metrics.endpoints.first_byte.remove_label_values(&labels));
+        let causes =
+            std::mem::take(&mut *self.causes.lock().unwrap_or_else(PoisonError::into_inner));
+        let answers = self.results.iter().zip(RESULTS).filter(|(slot, _)| slot.get().is_some());
+        for result in answers.map(|(_, result)| result).chain(causes) {
+            let labels = [self.service.as_str(), self.address.as_str(), result];
+            forget(self.metrics.endpoints.requests.remove_label_values(&labels));
         }
     }
 }
@@ -442,6 +480,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new().unwrap());
         let endpoint = EndpointMetrics::new(&metrics, "n/s", "127.0.0.1:1");
         endpoint.answered(200, 0.001);
+        endpoint.failed("ConnectRefused");
         assert!(metrics.render().unwrap().contains("result=\"2xx\""));
         drop(endpoint);
         assert!(!metrics.render().unwrap().contains("127.0.0.1:1"));

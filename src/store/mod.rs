@@ -5,7 +5,6 @@
 //! event only when it changes something. The status of `APIServices` belongs to the store's owner
 //! and is written with [`Store::set_status`] alone.
 
-mod history;
 pub mod rest;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,9 +17,11 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, A
 use tokio::sync::watch;
 
 use crate::model::availability::{Condition, set_condition};
+use crate::model::history::{self, Unknown};
 
-use history::History;
-pub use history::SinceError;
+/// What happened to an object.
+pub type Event = history::Event<Key, Stored>;
+type History = history::History<Key, Stored>;
 
 /// How many events watches can go back.
 const HISTORY_EVENTS_MAX: usize = 10_000;
@@ -149,26 +150,6 @@ pub struct Stored {
     pub object: Object,
 }
 
-/// What happened to an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    /// It is new.
-    Added,
-    /// It is different.
-    Modified,
-    /// It is gone; the event holds its last state.
-    Deleted,
-}
-
-/// One change.
-#[derive(Clone, Debug)]
-pub struct Event {
-    /// What happened.
-    pub kind: EventKind,
-    /// The object afterwards, or as it was last.
-    pub object: Arc<Stored>,
-}
-
 /// What shall be.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -197,7 +178,7 @@ impl Store {
     pub fn new() -> Self {
         let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default().max(1);
         Self {
-            history: Arc::new(Mutex::new(History::new(now, HISTORY_EVENTS_MAX))),
+            history: Arc::new(Mutex::new(History::restored(now, [], HISTORY_EVENTS_MAX))),
             revision: Arc::new(watch::Sender::new(now)),
         }
     }
@@ -208,7 +189,7 @@ impl Store {
             for change in changes {
                 match change {
                     Change::Put(object) => put(history, object),
-                    Change::Delete(key) => history.delete(&key),
+                    Change::Delete(key) => delete(history, &key),
                 }
             }
         })
@@ -238,7 +219,15 @@ impl Store {
     /// The objects of one kind (of all kinds: `None`) in order of their keys, and the revision.
     pub fn list(&self, kind: impl Into<Option<Kind>>) -> (Vec<Arc<Stored>>, u64) {
         let history = self.lock();
-        (history.list(kind.into()), history.revision())
+        let objects = match kind.into() {
+            None => history.list().map(|(_, stored)| Arc::clone(stored)).collect(),
+            Some(kind) => history
+                .list_from(&Key::new(kind, "", ""))
+                .take_while(|(key, _)| key.kind == kind)
+                .map(|(_, stored)| Arc::clone(stored))
+                .collect(),
+        };
+        (objects, history.revision())
     }
 
     /// What happened to one kind (to all kinds: `None`) after `revision`, and the revision now.
@@ -246,9 +235,12 @@ impl Store {
         &self,
         revision: u64,
         kind: impl Into<Option<Kind>>,
-    ) -> Result<(Vec<Event>, u64), SinceError> {
+    ) -> Result<(Vec<Event>, u64), Unknown> {
         let history = self.lock();
-        Ok((history.since(revision, kind.into())?, history.revision()))
+        let kind = kind.into();
+        let events = history.since(revision)?;
+        let wanted = events.filter(|event| kind.is_none_or(|kind| event.key.kind == kind));
+        Ok((wanted.cloned().collect(), history.revision()))
     }
 
     /// The revision now.
@@ -296,8 +288,21 @@ fn put(history: &mut History, mut object: Object) {
         };
     }
     if existing != Some(&object) {
-        history.put(key, object);
+        write(history, key, object);
     }
+}
+
+fn write(history: &mut History, key: Key, object: Object) {
+    history.put(key.clone(), |revision| stored(key, object, revision));
+}
+
+fn delete(history: &mut History, key: &Key) {
+    history.delete(key, |last, revision| stored(key.clone(), last.object.clone(), revision));
+}
+
+fn stored(key: Key, mut object: Object, revision: u64) -> Stored {
+    object.metadata_mut().resource_version = Some(revision.to_string());
+    Stored { key, revision, object }
 }
 
 /// A local APIService is available from the first moment; others have no condition yet.
@@ -318,7 +323,7 @@ fn write_condition(history: &mut History, name: &str, condition: &Condition) -> 
     let status = object.status.get_or_insert_default();
     let changed = set_condition(status.conditions.get_or_insert_default(), condition, now());
     if changed {
-        history.put(key, Object::ApiService(Box::new(object)));
+        write(history, key, Object::ApiService(Box::new(object)));
     }
     changed
 }

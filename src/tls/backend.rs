@@ -36,8 +36,7 @@ pub fn client_config(
         Trust::System => BackendVerifier::system(system_roots()?)?,
         Trust::Anybody => BackendVerifier::anybody(),
     };
-    let pair_error =
-        |source| TlsError::Pair { place: "proxy-client certificate".to_owned(), source };
+    let pair_error = |error| TlsError::Pair { place: "proxy-client certificate".to_owned(), error };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
         .map_err(pair_error)?
@@ -59,7 +58,8 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     let (added, _ignored) = store.add_parsable_certificates(loaded.certs);
     if added == 0 {
-        let why = loaded.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
+        let why =
+            loaded.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
         return Err(TlsError::SystemRoots(why));
     }
     Ok(store)

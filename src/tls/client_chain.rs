@@ -49,11 +49,7 @@ impl ClientAuthority {
     }
 
     /// Verifies a chain, leaf first: issuer, validity and extended key usage `clientAuth`.
-    pub fn verify(
-        &self,
-        chain: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), rustls::Error> {
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(rustls::Error::NoCertificatesPresented);
         };
@@ -75,17 +71,19 @@ pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> i64 {
 
 /// Reads what the leaf says about its holder.
 pub fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, String> {
-    let (_, parsed) =
-        X509Certificate::from_der(certificate).map_err(|error| format!("bad certificate: {error}"))?;
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|error| format!("bad certificate: {error}"))?;
     let subject = parsed.subject();
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
         attribute.as_str().map(str::to_owned).unwrap_or_default()
     };
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate.as_ref());
-    let fingerprint = digest.as_ref().iter().fold(String::with_capacity(64), |mut hex, byte| {
-        hex.push_str(&format!("{byte:02x}"));
-        hex
-    });
+    let fingerprint = digest
+        .as_ref()
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect();
     let mut uids = subject
         .iter_attributes()
         .filter(|attribute| attribute.attr_type().to_id_string() == OID_USER_UID)

@@ -26,20 +26,20 @@ pub struct KeyPair {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {error}")]
     Read {
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {path}: {source}")]
+    #[error("cannot write {path}: {error}")]
     Write {
         /// The file.
         path: String,
         /// Why.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// PEM that cannot be parsed, or that holds nothing of what is needed.
     #[error("{place}: {problem}")]
@@ -50,15 +50,15 @@ pub enum TlsError {
         problem: String,
     },
     /// Certificate and key do not belong together, or cannot be used.
-    #[error("{place}: certificate and key cannot be used: {source}")]
+    #[error("{place}: certificate and key cannot be used: {error}")]
     Pair {
         /// The certificate's file.
         place: String,
         /// Why.
-        source: rustls::Error,
+        error: rustls::Error,
     },
     /// A certificate could not be made.
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
     /// The system's trusted roots cannot be loaded.
     #[error("cannot load the system's trusted certificates: {0}")]
@@ -100,18 +100,13 @@ pub fn read_key_pair(certificate: &Path, key: &Path) -> Result<KeyPair, TlsError
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path)
-        .map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+    std::fs::read(path).map_err(|error| TlsError::Read { path: path.display().to_string(), error })
 }
 
 impl KeyPair {
     /// The pair in the form in which TLS uses it; an error when the two do not match.
     pub fn certified_key(&self, place: &str) -> Result<rustls::sign::CertifiedKey, TlsError> {
-        rustls::sign::CertifiedKey::from_der(
-            self.chain.clone(),
-            self.key.clone_key(),
-            &provider(),
-        )
-        .map_err(|source| TlsError::Pair { place: place.to_owned(), source })
+        rustls::sign::CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider())
+            .map_err(|error| TlsError::Pair { place: place.to_owned(), error })
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
@@ -23,7 +23,7 @@ const TICKETS_PER_HANDSHAKE: usize = 1;
 
 /// The serving configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub fn server_config(pair: &KeyPair, place: &str) -> Result<ServerConfig, TlsError> {
-    let pair_error = |source| TlsError::Pair { place: place.to_owned(), source };
+    let pair_error = |error| TlsError::Pair { place: place.to_owned(), error };
     let provider = provider();
     let verifier = Arc::new(RequestClientCertificate { provider: Arc::clone(&provider) });
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -95,7 +95,7 @@ pub fn mutual_config(
     authority: Vec<CertificateDer<'static>>,
 ) -> Result<ServerConfig, TlsError> {
     let place = "front-proxy authority";
-    let pair_error = |source| TlsError::Pair { place: place.to_owned(), source };
+    let pair_error = |error| TlsError::Pair { place: place.to_owned(), error };
     let mut roots = RootCertStore::empty();
     for certificate in authority {
         roots.add(certificate).map_err(pair_error)?;

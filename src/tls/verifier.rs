@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_name, WebPkiServerVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{
@@ -63,13 +63,13 @@ impl BackendVerifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let unknown = || Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let parsed = match X509Certificate::from_der(leaf) {
-            Ok((_, parsed)) => parsed,
-            Err(_) => return Err(CertificateError::BadEncoding.into()),
+        let Ok((_, parsed)) = X509Certificate::from_der(leaf) else {
+            return Err(CertificateError::BadEncoding.into());
         };
-        let trusted = self.bundle.iter().any(|root| {
-            root.as_ref() == leaf.as_ref() || self.signed_by(&parsed, root, now)
-        });
+        let trusted = self
+            .bundle
+            .iter()
+            .any(|root| root.as_ref() == leaf.as_ref() || self.signed_by(&parsed, root, now));
         if !trusted {
             return Err(unknown());
         }
@@ -94,7 +94,11 @@ impl BackendVerifier {
         self.provider.signature_verification_algorithms.all.iter().any(|candidate| {
             candidate.signature_alg_id().as_ref() == algorithm
                 && candidate
-                    .verify_signature(key, leaf.tbs_certificate.as_ref(), &leaf.signature_value.data)
+                    .verify_signature(
+                        key,
+                        leaf.tbs_certificate.as_ref(),
+                        &leaf.signature_value.data,
+                    )
                     .is_ok()
         })
     }

@@ -2,8 +2,8 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -216,13 +216,8 @@ impl Http2 {
             idle_since: Mutex::new(None),
         });
         let ping = connection.ping_pong();
-        let driver = drive(
-            connection,
-            ping,
-            Arc::clone(&state),
-            config.clone(),
-            Arc::clone(endpoint),
-        );
+        let driver =
+            drive(connection, ping, Arc::clone(&state), config.clone(), Arc::clone(endpoint));
         drop(tasks::spawn("upstream-http2", driver));
         Ok(Self { sender, state })
     }
@@ -309,7 +304,10 @@ async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
 
 impl Http1 {
     /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
-    pub(super) async fn start(dialed: Dialed, endpoint: &Arc<Endpoint>) -> Result<Self, hyper::Error> {
+    pub(super) async fn start(
+        dialed: Dialed,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Self, hyper::Error> {
         let (mut sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
         let counted = Counted::new(Arc::clone(endpoint));

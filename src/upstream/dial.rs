@@ -27,7 +27,7 @@ pub(super) struct Dialed {
     pub(super) noted: Noted,
 }
 
-/// Makes a connection; the endpoint's address is in the fault's detail only.
+/// Makes a connection.
 pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Dialed, Fault> {
     let (config, name) = backend.tls()?;
     let address = endpoint.address;
@@ -35,14 +35,14 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
     let stream = match timeout(backend.config.connect_timeout, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            return Err(Fault::new(connect_hop(&error), format!("dial tcp {address}: {error}")));
+            return Err(Fault::new(connect_hop(&error), format!("dial tcp: {error}")));
         }
         Err(_) => {
-            return Err(Fault::new(Hop::ConnectTimeout, format!("dial tcp {address}: i/o timeout")));
+            return Err(Fault::new(Hop::ConnectTimeout, "dial tcp: i/o timeout"));
         }
     };
     if let Err(error) = stream.set_nodelay(true) {
-        return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp {address}: {error}")));
+        return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp: {error}")));
     }
     let handshake = TlsConnector::from(config).connect(name, stream);
     match timeout(backend.config.handshake_timeout, handshake).await {
@@ -53,11 +53,9 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
         }
         Ok(Err(error)) => {
             let hop = tls_hop(&error).unwrap_or(Hop::HandshakeFailed);
-            Err(Fault::new(hop, format!("{address}: tls: {error}")))
+            Err(Fault::new(hop, format!("tls: {error}")))
         }
-        Err(_) => {
-            Err(Fault::new(Hop::HandshakeTimeout, format!("{address}: net/http: TLS handshake timeout")))
-        }
+        Err(_) => Err(Fault::new(Hop::HandshakeTimeout, "TLS handshake timeout")),
     }
 }
 

@@ -131,7 +131,11 @@ impl Backend {
     /// The endpoints as far as they are known without asking the DNS.
     pub fn known_endpoints(&self) -> Vec<Arc<Endpoint>> {
         let known = self.destination.load().endpoints.to_vec();
-        if known.is_empty() { self.last_resolved().map_or(known, |(_, last)| last.to_vec()) } else { known }
+        if known.is_empty() {
+            self.last_resolved().map_or(known, |(_, last)| last.to_vec())
+        } else {
+            known
+        }
     }
 
     /// Sets where requests go from now on; endpoints that stay keep their state.

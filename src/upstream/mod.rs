@@ -111,24 +111,19 @@ impl Upstreams {
         spec: BackendSpec,
     ) -> Upstream {
         self.sweep();
-        let metrics = match self.routes.get(api_service).and_then(Weak::upgrade) {
-            Some(metrics) => metrics,
-            None => {
-                let metrics =
-                    Arc::new(RouteMetrics::of_api_service(&self.metrics, api_service, group, version));
-                self.routes.insert(Arc::clone(api_service), Arc::downgrade(&metrics));
-                metrics
-            }
-        };
-        let backend = match self.backends.get(&spec).and_then(Weak::upgrade) {
-            Some(backend) => backend,
-            None => {
-                let backend =
-                    Arc::new(Backend::new(spec.clone(), self.config.clone(), &self.metrics));
-                self.backends.insert(spec, Arc::downgrade(&backend));
-                backend
-            }
-        };
+        let known = self.routes.get(api_service).and_then(Weak::upgrade);
+        let metrics = known.unwrap_or_else(|| {
+            let made = RouteMetrics::of_api_service(&self.metrics, api_service, group, version);
+            let made = Arc::new(made);
+            self.routes.insert(Arc::clone(api_service), Arc::downgrade(&made));
+            made
+        });
+        let known = self.backends.get(&spec).and_then(Weak::upgrade);
+        let backend = known.unwrap_or_else(|| {
+            let made = Arc::new(Backend::new(spec.clone(), self.config.clone(), &self.metrics));
+            self.backends.insert(spec, Arc::downgrade(&made));
+            made
+        });
         Upstream { backend, metrics }
     }
 

@@ -6,6 +6,7 @@
 //! are opened before the peer's stream limit bites.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -70,6 +71,8 @@ pub struct Outgoing<'a> {
     pub path: &'a PathAndQuery,
     /// Makes the headers, without Host.
     pub headers: &'a (dyn Fn() -> HeaderMap + Sync),
+    /// Is told which endpoint is tried, so that a deadline's log line can name it.
+    pub tried: &'a Mutex<Option<SocketAddr>>,
 }
 
 /// A backend's answer.
@@ -129,9 +132,11 @@ impl Pool {
             let Some(endpoint) = balance::choose(&endpoints, &tried) else {
                 return Err(Hop::NoEndpoints.into());
             };
+            *request.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.address);
             match self.attempt(backend, endpoint, class, request, &mut body).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => {
+                    endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
                     let more = tried.len() < TRIES_MAX.min(endpoints.len().max(2));
                     if !(failed.never_acted_on && more) {

@@ -3,8 +3,9 @@
 //! Two toy extension API servers are registered exactly as a user would register them, by files in
 //! a directory of manifests.
 
-mod tour;
+pub mod tour;
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,7 +139,8 @@ impl Pki {
     fn make(data: &Path) -> anyhow::Result<Self> {
         let authority = Authority::new("portico-demo-ca")?;
         let front_proxies = Authority::new("portico-demo-front-proxy-ca")?;
-        let server = authority.sign("portico", Purpose::Server(&["localhost", "127.0.0.1", "::1"]))?;
+        let server =
+            authority.sign("portico", Purpose::Server(&["localhost", "127.0.0.1", "::1"]))?;
         let admin = authority.sign("admin", Purpose::Client(&["system:masters"]))?;
         let front_proxy = front_proxies.sign(FRONT_PROXY, Purpose::Client(&[]))?;
         let pki = data.join("pki");
@@ -214,7 +216,8 @@ impl Registered {
         let mut objects = String::new();
         for (at, (group, version)) in toy.groups_versions().iter().enumerate() {
             let priority = 100 - at;
-            objects.push_str(&format!(
+            write!(
+                objects,
                 "apiVersion: apiregistration.k8s.io/v1\n\
                  kind: APIService\n\
                  metadata:\n  name: {version}.{group}\n\
@@ -222,12 +225,13 @@ impl Registered {
                  groupPriorityMinimum: 1000\n  versionPriority: {priority}\n  \
                  service:\n    namespace: {NAMESPACE}\n    name: {service}\n  \
                  caBundle: {ca_bundle}\n---\n"
-            ));
+            )?;
         }
-        objects.push_str(&format!(
+        write!(
+            objects,
             "apiVersion: v1\nkind: Service\nmetadata:\n  namespace: {NAMESPACE}\n  \
              name: {service}\nspec:\n  ports:\n  - name: https\n    port: 443\n"
-        ));
+        )?;
         let address = toy.address();
         let endpoints = format!(
             "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  \

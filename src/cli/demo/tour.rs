@@ -8,9 +8,16 @@ use std::path::Path;
 
 /// Prints the tour for a portico that serves at `server` with its files in `data`.
 pub(super) fn print(server: &str, data: &Path, temporary: bool) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text(server, data, temporary).as_bytes())?;
+    out.flush()
+}
+
+/// The tour's text; the README shows it too.
+pub fn text(server: &str, data: &Path, temporary: bool) -> String {
     let data = data.display();
     let lifetime = if temporary { "removed when it ends" } else { "kept" };
-    let text = format!(
+    format!(
         "portico demo serves at {server}
 Its certificates, manifests and admin.kubeconfig are in {data} ({lifetime}). Ctrl-C ends it.
 
@@ -56,8 +63,5 @@ A tour, to be pasted into another shell from top to bottom:
 7. What callers of a dead API are told, in words that name the hop (fails: cannot find endpointslices)
     $ kubectl get --raw /apis/library.example.com/v1/namespaces/default/books
 "
-    );
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    )
 }

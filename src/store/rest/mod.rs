@@ -59,12 +59,18 @@ impl ApiServices {
         }
     }
 
-    fn get(&self, name: &str, headers: &HeaderMap, query: &Query) -> Result<Response<Body>, Rejection> {
+    fn get(
+        &self,
+        name: &str,
+        headers: &HeaderMap,
+        query: &Query,
+    ) -> Result<Response<Body>, Rejection> {
         let negotiated = Negotiated::new(headers, query, Offer::Objects)?;
         let shape = Shape::new(negotiated.accepted.form, query)?;
         let stored = self.store.get(&Key::api_service(name));
         let object = stored.as_deref().and_then(object);
-        let object = object.ok_or_else(|| Rejection::object_not_found(OWN_GROUP, RESOURCE, name))?;
+        let object =
+            object.ok_or_else(|| Rejection::object_not_found(OWN_GROUP, RESOURCE, name))?;
         answer(negotiated, &shape.one(&object, true))
     }
 

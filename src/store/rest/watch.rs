@@ -11,13 +11,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{API_VERSION, ApiServices, KIND, Shape, object};
 use crate::body::Chunks;
+use crate::model::history::{Unknown, seen_by};
 use crate::model::list_options::{ListOptions, WatchStart};
 use crate::model::rejection::Rejection;
-use crate::model::watch_events::{bookmark, error, frame};
-use crate::store::{Event, EventKind, Kind, SinceError};
+use crate::model::watch_events::{bookmark, error, expired, frame};
+use crate::store::{Event, Kind, Stored};
 
 /// How often a watcher that understands bookmarks is told how far it has come.
-const BOOKMARK_PERIOD: Duration = Duration::from_mins(1);
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// The least time after which a watch without a timeout ends (`--min-request-timeout` upstream); at
 /// most doubled, so that watchers do not come back all at once.
 const TIMEOUT_MIN_SECONDS: u64 = 30 * 60;
@@ -71,7 +72,7 @@ impl Watch {
             WatchStart::Everything { not_older_than } => {
                 let (objects, revision) = self.objects.selected(&self.options.selectors);
                 if not_older_than > revision {
-                    return Err(too_new(not_older_than, revision));
+                    return Err(expired(not_older_than, Unknown::TooNew(revision)));
                 }
                 self.revision = revision;
                 for object in &objects {
@@ -127,35 +128,21 @@ impl Watch {
                 }
                 self.revision = revision;
             }
-            Err(SinceError::Expired) => self.end_with(&Rejection::Expired(format!(
-                "too old resource version: {} ({})",
-                self.revision,
-                self.objects.store.revision()
-            ))),
-            Err(SinceError::TooNew) => {
-                let rejection = too_new(self.revision, self.objects.store.revision());
-                self.end_with(&rejection);
+            Err(unknown) => {
+                self.frames.push_back(error(&expired(self.revision, unknown)).into());
+                self.ended = true;
             }
         }
     }
 
     /// An object that a change takes out of the selection is told as deleted.
     fn tell(&mut self, event: &Event) {
-        let Some(object) = object(&event.object) else { return };
-        let matches = self.options.selectors.matches(&object);
-        let kind = match event.kind {
-            EventKind::Added if matches => "ADDED",
-            EventKind::Modified if matches => "MODIFIED",
-            EventKind::Deleted if matches => "DELETED",
-            EventKind::Modified if !self.options.selectors.is_empty() => "DELETED",
-            EventKind::Added | EventKind::Modified | EventKind::Deleted => return,
-        };
-        self.push(kind, &object);
-    }
-
-    fn end_with(&mut self, rejection: &Rejection) {
-        self.frames.push_back(error(rejection).into());
-        self.ended = true;
+        let selectors = &self.options.selectors;
+        let selected = |stored: &Stored| object(stored).is_some_and(|it| selectors.matches(&it));
+        let Some((kind, stored)) = seen_by(event, selected) else { return };
+        if let Some(object) = object(&stored) {
+            self.push(kind.word(), &object);
+        }
     }
 
     fn push_bookmark(&mut self, initial_events_end: bool) {
@@ -168,8 +155,4 @@ impl Watch {
         self.first = false;
         self.frames.push_back(frame(kind, &shown).into());
     }
-}
-
-fn too_new(wanted: u64, current: u64) -> Rejection {
-    Rejection::Expired(format!("Too large resource version: {wanted}, current: {current}"))
 }
