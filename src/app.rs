@@ -3,7 +3,6 @@
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,12 +16,11 @@ use crate::admin::Pages;
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
-use crate::control::Control;
-use crate::control::manifests::Manifests;
+use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Limits, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{Proxy, Services};
-use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, ReadyGuard, drain};
+use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
@@ -40,8 +38,6 @@ const DRAIN_GRACE: Duration = Duration::from_secs(10);
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
 /// How often the ending looks at what is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// Pause before the objects' directory is tried again when it cannot be read.
-const MANIFESTS_RETRY: Duration = Duration::from_secs(1);
 
 /// A running portico.
 #[derive(Debug)]
@@ -133,45 +129,20 @@ fn control_tasks(
 ) -> Vec<AbortOnDrop> {
     let (loaded, loading) = oneshot::channel();
     let guard = readiness.wait_for("manifests");
-    let mut tasks = vec![tasks::spawn_owned(
-        "control",
-        control.run(async move {
-            // Without a sender there is nothing to wait for.
-            if loading.await.is_err() {
-                tracing::debug!("objects were never read");
-            }
-        }),
-    )];
+    let loading = async move {
+        // Without a sender there is nothing to wait for.
+        if loading.await.is_err() {
+            tracing::debug!("objects were never read");
+        }
+    };
+    let mut tasks = vec![tasks::spawn_owned("control", control.run(loading, guard))];
     if let Some(directory) = config.manifests.clone() {
-        tasks.push(tasks::spawn_owned("manifests", async move {
-            follow_manifests(&directory, store, guard, loaded).await;
-        }));
+        tasks.push(tasks::spawn_owned("manifests", manifests::run(directory, store, loaded)));
     } else {
-        drop(guard);
         // The loop may have ended already when the program ends at once.
         loaded.send(()).ok();
     }
     tasks
-}
-
-async fn follow_manifests(
-    directory: &Path,
-    store: Store,
-    guard: ReadyGuard,
-    loaded: oneshot::Sender<()>,
-) {
-    let manifests = loop {
-        match Manifests::load(directory.to_owned(), store.clone()).await {
-            Ok(manifests) => break manifests,
-            Err(error) => {
-                tracing::error!(directory = %directory.display(), %error, "manifests cannot be read");
-                tokio::time::sleep(MANIFESTS_RETRY).await;
-            }
-        }
-    };
-    drop(guard);
-    loaded.send(()).ok();
-    manifests.follow().await;
 }
 
 fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {

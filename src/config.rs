@@ -178,7 +178,7 @@ impl Flags {
             ("requestheader-uid-headers", &self.requestheader_uid_headers),
             ("requestheader-extra-headers-prefix", &self.requestheader_extra_headers_prefix),
         ] {
-            if values.iter().any(|value| value.trim().is_empty()) {
+            if values.len() > 1 && values.iter().any(|value| value.trim().is_empty()) {
                 faults.push(format!("empty value in \"--{flag}\""));
             }
         }
@@ -203,16 +203,16 @@ impl Flags {
             client_ca_file: self.client_ca_file.clone(),
             requestheader_client_ca_file: self.requestheader_client_ca_file.clone(),
             request_header: RequestHeaderConfig {
-                allowed_names: self.requestheader_allowed_names.clone(),
-                username_headers: self.requestheader_username_headers.clone(),
-                uid_headers: self.requestheader_uid_headers.clone(),
-                group_headers: self.requestheader_group_headers.clone(),
-                extra_prefixes: self.requestheader_extra_headers_prefix.clone(),
+                allowed_names: list(&self.requestheader_allowed_names),
+                username_headers: list(&self.requestheader_username_headers),
+                uid_headers: list(&self.requestheader_uid_headers),
+                group_headers: list(&self.requestheader_group_headers),
+                extra_prefixes: list(&self.requestheader_extra_headers_prefix),
             },
             token_file: self.token_auth_file.clone(),
             anonymous,
             authorization_mode: AuthorizationMode::AlwaysAllow,
-            always_allow_paths: self.authorization_always_allow_paths.clone(),
+            always_allow_paths: list(&self.authorization_always_allow_paths),
         }
     }
 }
@@ -234,6 +234,11 @@ fn pair(
             None
         }
     }
+}
+
+/// A list as pflag reads it: `--flag=` is the empty one.
+fn list(values: &[String]) -> Vec<String> {
+    if values == [""] { Vec::new() } else { values.to_vec() }
 }
 
 /// Go's `strconv.ParseBool`.
@@ -307,6 +312,8 @@ mod tests {
         assert_eq!(flags(&["-v=3"]).v, 3);
         let names = flags(&["--requestheader-allowed-names=a,b"]).requestheader_allowed_names;
         assert_eq!(names, ["a", "b"]);
+        let config = flags(&["--authorization-always-allow-paths="]).config().unwrap();
+        assert!(config.auth.always_allow_paths.is_empty());
     }
 
     #[test]
@@ -315,10 +322,7 @@ mod tests {
         check_fault(&line, "--tls-cert-file needs --tls-private-key-file");
         check_fault(&line, "would let everybody do everything");
         check_fault(&line, "\"RBAC\" is not supported");
-        check_fault(
-            &["--requestheader-uid-headers="],
-            "empty value in \"--requestheader-uid-headers\"",
-        );
+        check_fault(&["--requestheader-uid-headers=a,"], "empty value in");
     }
 
     #[test]

@@ -45,8 +45,8 @@
 //! # What always holds
 //!
 //! * One writer per state; readers hold an immutable snapshot, taken once a request.
-//! * No lock is held over an `.await`; data-plane threads share snapshots, counters and endpoints'
-//!   atomics, nothing else.
+//! * No lock is held over an `.await` (but for the turn of who asks the DNS); data-plane threads share
+//!   snapshots, counters and endpoints' atomics, and nothing that a request would wait for.
 //! * Nothing is forwarded or served without a `Permit`, and only `auth` makes one.
 //! * A request that ends here ends in a `Rejection`: a code, a reason, one word for its cause.
 //! * A backend that is dead delays no answer that does not need it.

@@ -4,7 +4,7 @@
 //! and its versions' order are upstream's (`helpers.go:SortedByGroupAndVersion`); unavailable
 //! APIServices are listed like the others.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ type Table = RoutingTable<Upstream>;
 /// The documents; what is asked most is kept for as long as the table is the same.
 #[derive(Debug, Default)]
 pub struct Documents {
-    groups: Mutex<Option<(Arc<Table>, Bytes)>>,
+    groups: Mutex<Option<(Weak<Table>, Bytes)>>,
 }
 
 impl Documents {
@@ -49,14 +49,15 @@ impl Documents {
     }
 
     fn groups(&self, table: &Arc<Table>) -> Result<Bytes, Rejection> {
-        let mut kept = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made_of, bytes)) = &*kept
-            && Arc::ptr_eq(made_of, table)
+        let kept = || self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made_of, bytes)) = &*kept()
+            && std::ptr::eq(made_of.as_ptr(), Arc::as_ptr(table))
         {
             return Ok(bytes.clone());
         }
+        // Made outside the lock, so that readers on other threads do not wait for it.
         let bytes = Bytes::from(Negotiated::JSON.encode(&group_list(table))?);
-        *kept = Some((Arc::clone(table), bytes.clone()));
+        *kept() = Some((Arc::downgrade(table), bytes.clone()));
         Ok(bytes)
     }
 }

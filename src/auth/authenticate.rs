@@ -160,8 +160,8 @@ impl Authenticator {
     }
 
     fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {
-        let user = request_header::user(&self.request_header, headers)?;
-        Some(Caller::new(user.authenticated()).map(Arc::new))
+        let user = request_header::user(&self.request_header, headers).transpose()?;
+        Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
     }
 
     /// The verdict on the connection's certificate, judged anew only when the authorities have
@@ -193,9 +193,9 @@ impl Authenticator {
         now: UnixTime,
         seconds: i64,
     ) -> Verdict {
-        let expiry = earliest_expiry(chain);
-        // A chain that is over already will not become valid again.
-        let valid_until = if expiry < seconds { i64::MAX } else { expiry };
+        // What is over already does not become valid again; of a chain that was accepted nothing
+        // that counts is over.
+        let valid_until = earliest_expiry(chain, seconds);
         let parsed = chain.first().map_or_else(|| Err("no certificate".to_owned()), leaf);
         let verified = |authority: &ClientAuthority| match (authority.verify(chain, now), &parsed) {
             (Ok(()), Ok(leaf)) => Ok(leaf.clone()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::RequestHeaderConfig;
@@ -18,31 +18,38 @@ pub(super) fn check_name(config: &RequestHeaderConfig, common_name: &str) -> Res
     }
 }
 
-/// The user that the headers name; `None` when they name none.
-pub(super) fn user(config: &RequestHeaderConfig, headers: &HeaderMap) -> Option<User> {
-    let name = first(headers, &config.username_headers)?;
-    let uid = first(headers, &config.uid_headers).unwrap_or_default();
-    let groups = config
-        .group_headers
-        .iter()
-        .flat_map(|name| headers.get_all(name))
-        .map(|value| text(value.as_bytes()))
-        .filter(|group| !group.is_empty())
-        .collect();
-    Some(User { name, uid, groups, extra: extra(headers, &config.extra_prefixes) })
+/// The user that the headers name; `None` when they name none, an error when they are no text: two
+/// names must not become one.
+pub(super) fn user(
+    config: &RequestHeaderConfig,
+    headers: &HeaderMap,
+) -> Result<Option<User>, String> {
+    let Some(name) = first(headers, &config.username_headers)? else { return Ok(None) };
+    let uid = first(headers, &config.uid_headers)?.unwrap_or_default();
+    let mut groups = Vec::new();
+    for value in config.group_headers.iter().flat_map(|name| headers.get_all(name)) {
+        groups.push(text(value)?);
+    }
+    groups.retain(|group| !group.is_empty());
+    Ok(Some(User { name, uid, groups, extra: extra(headers, &config.extra_prefixes)? }))
 }
 
-fn first(headers: &HeaderMap, names: &[String]) -> Option<String> {
-    names
-        .iter()
-        .filter_map(|name| headers.get(name))
-        .map(|value| text(value.as_bytes()))
-        .find(|value| !value.is_empty())
+fn first(headers: &HeaderMap, names: &[String]) -> Result<Option<String>, String> {
+    for value in names.iter().filter_map(|name| headers.get(name)) {
+        let value = text(value)?;
+        if !value.is_empty() {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 /// Extra keys are the rest of the name in lower case, then percent-decoded; a malformed one is kept
 /// as it is, and keys that collide are merged.
-fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String, Vec<String>> {
+fn extra(
+    headers: &HeaderMap,
+    prefixes: &[String],
+) -> Result<BTreeMap<String, Vec<String>>, String> {
     let mut extra = BTreeMap::<String, Vec<String>>::new();
     for prefix in prefixes {
         for (name, value) in headers {
@@ -51,10 +58,10 @@ fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String, Vec<Strin
                 Ok(decoded) => decoded.into_owned(),
                 Err(_) => key.to_owned(),
             };
-            extra.entry(key).or_default().push(text(value.as_bytes()));
+            extra.entry(key).or_default().push(text(value)?);
         }
     }
-    extra
+    Ok(extra)
 }
 
 fn strip_prefix_ignoring_case<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
@@ -62,8 +69,11 @@ fn strip_prefix_ignoring_case<'a>(name: &'a str, prefix: &str) -> Option<&'a str
     head.eq_ignore_ascii_case(prefix).then(|| name.get(prefix.len()..)).flatten()
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+fn text(value: &HeaderValue) -> Result<String, String> {
+    match std::str::from_utf8(value.as_bytes()) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => Err(format!("a front-proxy header is not UTF-8: {error}")),
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +105,7 @@ mod tests {
                 ("x-remote-extra-bad%zz", "2"),
             ]),
         )
+        .unwrap()
         .unwrap();
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("alice", "u1"));
         assert_eq!(user.groups, ["a,b", "c"]);
@@ -105,8 +116,15 @@ mod tests {
     #[test]
     fn without_a_name_there_is_no_user() {
         let config = RequestHeaderConfig::default();
-        assert_eq!(user(&config, &headers(&[("x-remote-group", "a")])), None);
-        assert_eq!(user(&config, &headers(&[("x-remote-user", "")])), None);
+        assert_eq!(user(&config, &headers(&[("x-remote-group", "a")])), Ok(None));
+        assert_eq!(user(&config, &headers(&[("x-remote-user", "")])), Ok(None));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused_and_not_made_alike_with_others() {
+        let mut map = HeaderMap::new();
+        map.insert("x-remote-user", HeaderValue::from_bytes(b"a\xff").unwrap());
+        assert!(user(&RequestHeaderConfig::default(), &map).is_err());
     }
 
     #[test]

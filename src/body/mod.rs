@@ -153,6 +153,13 @@ impl Body {
         self.deadline = Deadline::At(deadline);
     }
 
+    /// The body must be over by `deadline`, unless it has a deadline already.
+    pub fn limit(&mut self, deadline: Instant) {
+        if matches!(self.deadline, Deadline::None) {
+            self.deadline = Deadline::At(deadline);
+        }
+    }
+
     /// Tells `observer` from now on what becomes of the body.
     pub fn set_observer(&mut self, observer: Box<dyn Observe>) {
         self.observer = Some(observer);

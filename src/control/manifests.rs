@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::Directory;
-use crate::runtime::lifecycle::ReadyGuard;
 use crate::store::Store;
 
 /// A full scan at least this often.
@@ -34,9 +33,9 @@ const EVENTS_MAX: usize = 4_096;
 /// How Kubernetes' volumes name the link that they swap when files change.
 const VOLUME_LINK: &str = "..data";
 
-/// Loads the directory into the store, lets `ready` go, and follows the directory for ever. A
+/// Loads the directory into the store, says so to `loaded`, and follows the directory for ever. A
 /// directory that cannot be read is tried again.
-pub async fn run(dir: PathBuf, store: Store, ready: ReadyGuard) {
+pub async fn run(dir: PathBuf, store: Store, loaded: oneshot::Sender<()>) {
     let manifests = loop {
         match Manifests::load(dir.clone(), store.clone()).await {
             Ok(manifests) => break manifests,
@@ -46,7 +45,8 @@ pub async fn run(dir: PathBuf, store: Store, ready: ReadyGuard) {
             }
         }
     };
-    drop(ready);
+    // Nobody may be waiting for it.
+    loaded.send(()).ok();
     manifests.follow().await;
 }
 
@@ -243,7 +243,6 @@ fn identity(dir: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::lifecycle::Readiness;
     use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
     use crate::store::{Key, Kind};
     use tokio::sync::watch;
@@ -358,19 +357,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readiness_waits_for_the_first_load() {
+    async fn the_first_load_is_told_when_it_is_in_the_store() {
         let dir = tempfile::tempdir().unwrap();
-        let (readiness, store) = (Readiness::default(), Store::new());
         std::fs::write(dir.path().join("a.yaml"), service("one")).unwrap();
-        let guard = readiness.wait_for("manifests");
-        let mut revisions = store.subscribe();
-        revisions.mark_unchanged();
-        let _task = spawn_owned("manifests", run(dir.path().to_owned(), store.clone(), guard));
-        assert_eq!(readiness.awaited(), ["manifests"]);
-        revisions.changed().await.unwrap();
+        let store = Store::new();
+        let (loaded, loading) = oneshot::channel();
+        let _task = spawn_owned("manifests", run(dir.path().to_owned(), store.clone(), loaded));
+        loading.await.unwrap();
         assert_eq!(store.list(Kind::Service).0.len(), 1);
-        while !readiness.awaited().is_empty() {
-            tokio::task::yield_now().await;
-        }
     }
 }

@@ -20,6 +20,7 @@ use crate::model::availability::{Condition, Status, Verdict};
 use crate::model::endpoints::{EndpointRouting, Targets};
 use crate::model::fault::Fault;
 use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
+use crate::runtime::lifecycle::ReadyGuard;
 use crate::runtime::snapshot::Publisher;
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
@@ -43,15 +44,20 @@ pub struct Control {
 }
 
 impl Control {
-    /// Follows the store for ever. Until `loaded` ends, unknown paths are not ready, not missing.
-    pub async fn run(self, loaded: impl Future<Output = ()>) {
+    /// Follows the store for ever. Until `loaded` ends, unknown paths are not ready, not missing;
+    /// `ready` is released when the table of what was loaded is published.
+    pub async fn run(self, loaded: impl Future<Output = ()>, ready: ReadyGuard) {
         let mut revisions = self.store.subscribe();
         let mut reconciler = Reconciler::new(self);
         let mut loaded = pin!(loaded);
+        let mut ready = Some(ready);
         let mut complete = false;
         loop {
             revisions.mark_unchanged();
             reconciler.sync(complete);
+            if complete {
+                drop(ready.take());
+            }
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },
                 () = &mut loaded, if !complete => complete = true,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::fault::Hop;
+use crate::runtime::lifecycle::Readiness;
 use crate::runtime::snapshot::View;
 use crate::store::{Change, Key, Kind, Object};
 
@@ -248,17 +249,18 @@ async fn the_table_is_complete_once_the_first_load_is_in() {
     let (control, mut view) = control();
     let store = control.store.clone();
     let (loaded, first_load) = tokio::sync::oneshot::channel::<()>();
-    let _task = crate::runtime::tasks::spawn_owned(
-        "control",
-        control.run(async {
-            assert!(first_load.await.is_ok());
-        }),
-    );
+    let readiness = Readiness::default();
+    let first_load = async {
+        assert!(first_load.await.is_ok());
+    };
+    let running = control.run(first_load, readiness.wait_for("manifests"));
+    let _task = crate::runtime::tasks::spawn_owned("control", running);
     store.apply(vec![remote("g", "s")]);
     while view.load().group("g").is_none() {
         assert!(view.changed().await);
     }
     assert!(!view.load().is_complete());
+    assert_eq!(readiness.awaited(), ["manifests"]);
     loaded.send(()).unwrap();
     while !view.load().is_complete() {
         assert!(view.changed().await);

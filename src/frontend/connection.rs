@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Accepted, Context, Peer, http1, http2};
 use crate::body::Body;
+use crate::runtime::socket;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<F, H, R>(accepted: Accepted, context: Context, factory: Arc<F>)
@@ -47,7 +48,7 @@ async fn handshake(
     context: &Context,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::from_std(stream)?;
-    stream.set_nodelay(true)?;
+    socket::set_up(&stream)?;
     let acceptor = TlsAcceptor::from(context.tls.load());
     match timeout(context.limits.handshake_timeout, acceptor.accept(stream)).await {
         Ok(accepted) => accepted,

@@ -48,7 +48,7 @@ pub struct Limits {
     pub first_request_timeout: Duration,
     /// How long an HTTP/2 connection without requests stays open.
     pub idle_timeout: Duration,
-    /// Silence on an HTTP/2 connection with open requests after which it is pinged.
+    /// How often an HTTP/2 connection with open requests is pinged.
     pub ping_interval: Duration,
     /// How long the answer to a ping may take.
     pub ping_timeout: Duration,

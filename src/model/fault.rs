@@ -48,6 +48,8 @@ pub enum Hop {
     NameNotResolved,
     /// The APIService's caBundle holds no usable certificate.
     InvalidCaBundle,
+    /// The APIService has no caBundle, and the system has no trusted certificates.
+    NoSystemRoots,
     /// Nobody listens on the endpoint.
     ConnectRefused,
     /// The endpoint did not answer to a connection attempt in time.
@@ -86,7 +88,7 @@ pub enum Hop {
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -94,6 +96,7 @@ impl Hop {
         Self::NoEndpoints,
         Self::NameNotResolved,
         Self::InvalidCaBundle,
+        Self::NoSystemRoots,
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectFailed,
@@ -123,6 +126,7 @@ impl Hop {
             Self::NoEndpoints => "NoEndpoints",
             Self::NameNotResolved => "NameNotResolved",
             Self::InvalidCaBundle => "InvalidCABundle",
+            Self::NoSystemRoots => "NoSystemRoots",
             Self::ConnectRefused => "ConnectRefused",
             Self::ConnectTimeout => "ConnectTimeout",
             Self::ConnectFailed => "ConnectFailed",
@@ -166,6 +170,9 @@ impl Hop {
             Self::InvalidCaBundle => {
                 "the caBundle of the APIService holds no usable certificate".to_owned()
             }
+            Self::NoSystemRoots => "the APIService has no caBundle, and portico's system has no \
+                                    trusted certificates"
+                .to_owned(),
             Self::ConnectRefused => format!("connecting to {service}: connection refused"),
             Self::ConnectTimeout => format!("connecting to {service}: timed out"),
             Self::ConnectFailed => format!("connecting to {service}: connection failed"),

@@ -6,6 +6,8 @@ use super::rejection::Rejection;
 use super::selector::Selectors;
 
 const NOT_OLDER_THAN: &str = "NotOlderThan";
+/// A watch lasts a week at most, whatever it asks for.
+const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 const EXACT: &str = "Exact";
 
 /// `ListOptions`, checked.
@@ -69,7 +71,8 @@ impl ListOptions {
             limit: integer(query.text("limit"))?,
             timeout_seconds: integer(query.text("timeoutSeconds"))?
                 .and_then(|seconds| u64::try_from(seconds).ok())
-                .filter(|seconds| *seconds > 0),
+                .filter(|seconds| *seconds > 0)
+                .map(|seconds| seconds.min(TIMEOUT_SECONDS_MAX)),
             selectors: Selectors::parse(query.text("labelSelector"), query.text("fieldSelector"))?,
         };
         if !query.text("continue").is_empty() {
@@ -295,6 +298,8 @@ mod tests {
             "invalid resource version: resourceVersion: Invalid value: \"x\": \
              strconv.ParseUint: parsing \"x\": invalid syntax",
         );
+        let longest = parse(&format!("watch=1&timeoutSeconds={}", i64::MAX)).unwrap();
+        assert_eq!(longest.timeout_seconds, Some(TIMEOUT_SECONDS_MAX));
         assert_eq!(parse("continue=abc").unwrap_err().code().as_u16(), 410);
     }
 }

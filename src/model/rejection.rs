@@ -40,6 +40,8 @@ pub enum Rejection {
     NotAcceptable(&'static str),
     /// 410: a resource version that history no longer holds.
     Expired(String),
+    /// 431: more header lines or bytes than are taken.
+    HeadersTooLarge,
     /// 413.
     TooLarge {
         /// The limit in bytes.
@@ -55,8 +57,6 @@ pub enum Rejection {
     NotImplemented(&'static str),
     /// 503 until the objects have been read once.
     NotReady,
-    /// 503 while the process ends.
-    ShuttingDown,
     /// 504: a request that waits for nothing but this server took too long.
     Timeout,
     /// The way to the backend failed: 502, 503 or 504 by hop.
@@ -103,14 +103,17 @@ impl Rejection {
             Self::NotAcceptable(_) => StatusCode::NOT_ACCEPTABLE,
             Self::Expired(_) => StatusCode::GONE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::NotReady | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Backend(backend) => match (backend.fault.hop, backend.discovery) {
                 (Hop::Redirect, _) => StatusCode::BAD_GATEWAY,
+                // What is wrong with the APIService or with portico, not with the backend.
+                (Hop::InvalidCaBundle | Hop::NoSystemRoots, _) => StatusCode::INTERNAL_SERVER_ERROR,
                 (Hop::Deadline, false) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
@@ -127,15 +130,15 @@ impl Rejection {
             Self::MethodNotAllowed => "MethodNotAllowed",
             Self::NotAcceptable(_) => "NotAcceptable",
             Self::Expired(_) => "Expired",
-            Self::TooLarge { .. } => "RequestEntityTooLarge",
+            Self::TooLarge { .. } | Self::HeadersTooLarge => "RequestEntityTooLarge",
             Self::Invalid(_) => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
             Self::Internal(_) => "InternalError",
-            Self::NotReady | Self::ShuttingDown => "ServiceUnavailable",
+            Self::NotReady => "ServiceUnavailable",
             Self::Timeout => "Timeout",
             Self::Backend(_) => match self.code() {
                 StatusCode::GATEWAY_TIMEOUT => "Timeout",
-                StatusCode::BAD_GATEWAY => "InternalError",
+                StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
                 _ => "ServiceUnavailable",
             },
         }
@@ -149,7 +152,7 @@ impl Rejection {
             Self::PathNotFound => "PathNotFound",
             Self::LocalOnly => "LocalAPIService",
             Self::NotReady => "NotReady",
-            Self::ShuttingDown => "ShuttingDown",
+            Self::HeadersTooLarge => "HeadersTooLarge",
             Self::BadRequest(_)
             | Self::Unauthorized(_)
             | Self::Forbidden(_)
@@ -171,7 +174,7 @@ impl Rejection {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::NotReady => Some(RETRY_AFTER_NOT_READY_SECONDS),
-            Self::TooManyRequests | Self::ShuttingDown => Some(RETRY_AFTER_BUSY_SECONDS),
+            Self::TooManyRequests => Some(RETRY_AFTER_BUSY_SECONDS),
             Self::Backend(backend) => (backend.fault.hop == Hop::Overloaded && !backend.discovery)
                 .then_some(RETRY_AFTER_BUSY_SECONDS),
             Self::BadRequest(_)
@@ -184,6 +187,7 @@ impl Rejection {
             | Self::NotAcceptable(_)
             | Self::Expired(_)
             | Self::TooLarge { .. }
+            | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::Internal(_)
             | Self::NotImplemented(_)
@@ -212,13 +216,13 @@ impl Rejection {
             Self::TooLarge { limit_bytes } => {
                 format!("Request entity too large: limit is {limit_bytes}")
             }
+            Self::HeadersTooLarge => "Request header fields too large".to_owned(),
             Self::TooManyRequests => "Too many requests, please try again later.".to_owned(),
             Self::Internal(_) => "Internal error occurred: see the server's log".to_owned(),
             Self::NotImplemented(text) => (*text).to_owned(),
             Self::NotReady => "the request has been made before all known HTTP paths have been \
                                installed, please try again"
                 .to_owned(),
-            Self::ShuttingDown => "apiserver is shutting down".to_owned(),
             Self::Timeout => {
                 "Timeout: request did not complete within the allotted timeout".to_owned()
             }
@@ -240,11 +244,11 @@ impl Rejection {
             | Self::NotAcceptable(_)
             | Self::Expired(_)
             | Self::TooLarge { .. }
+            | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::TooManyRequests
             | Self::NotImplemented(_)
             | Self::NotReady
-            | Self::ShuttingDown
             | Self::Timeout => "",
         }
     }

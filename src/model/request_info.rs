@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use http::Method;
 use percent_encoding::percent_decode_str;
 
+use super::query::Query;
+
 /// A request's method, path and query in Kubernetes' terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestInfo<'a> {
@@ -214,12 +216,15 @@ fn resource_verb(method: &Method) -> &'static str {
     }
 }
 
-/// True when the query has `watch` with any value but `false` and `0`.
+/// True when the first `watch` of the query is anything but `false` and `0`, in any case: read as
+/// the backend will read it (`Convert_Slice_string_To_bool`).
 fn wants_watch(query: Option<&str>) -> bool {
-    query.unwrap_or_default().split('&').any(|pair| {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        key == "watch" && value != "false" && value != "0"
-    })
+    let Some(query) = query else { return false };
+    if !query.contains("watch") && !query.contains('%') {
+        return false;
+    }
+    let query = Query::parse(Some(query));
+    query.get("watch").is_some_and(|value| !value.eq_ignore_ascii_case("false") && value != "0")
 }
 
 #[cfg(test)]
@@ -254,6 +259,9 @@ mod tests {
         check(get, "/apis/g/v1/things", "list resource g/v1 ns= things/ name=");
         check(get, "/apis/g/v1/things?watch", "watch resource g/v1 ns= things/ name=");
         check(get, "/apis/g/v1/things?watch=0", "list resource g/v1 ns= things/ name=");
+        check(get, "/apis/g/v1/things?watch=False", "list resource g/v1 ns= things/ name=");
+        check(get, "/apis/g/v1/things?watch=0&watch=1", "list resource g/v1 ns= things/ name=");
+        check(get, "/apis/g/v1/things?%77atch=1", "watch resource g/v1 ns= things/ name=");
         check(get, "/apis/g/v1/things?watch=true", "watch resource g/v1 ns= things/ name=");
         check(get, "/apis/g/v1/things/a", "get resource g/v1 ns= things/ name=a");
         check(get, "/apis/g/v1/things/a/status", "get resource g/v1 ns= things/status name=a");

@@ -1,6 +1,6 @@
 //! A request to an extension API server, and its answer back.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::LOCATION;
@@ -16,7 +16,7 @@ use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
-use crate::upstream::{Answer, Class, Outgoing, Upstream};
+use crate::upstream::{Answer, Class, Outgoing, Progress, Upstream};
 
 impl Connection {
     /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
@@ -49,25 +49,24 @@ impl Connection {
         let make =
             || headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
         let root = PathAndQuery::from_static("/");
-        let tried = Mutex::new(None);
+        let progress = Progress::default();
         let request = Outgoing {
             method: &parts.method,
             path: parts.uri.path_and_query().unwrap_or(&root),
             headers: &make,
-            tried: &tried,
+            progress: &progress,
         };
         let call = self.pool.call(&remote.backend.backend, class, &request, body);
         let answer = match deadline {
             Some(deadline) => match timeout_at(deadline.into(), call).await {
                 Ok(answer) => answer,
-                Err(_) => Err(Fault::from(Hop::Deadline)),
+                Err(_) => Err(progress.deadline()),
             },
             None => call.await,
         };
-        let endpoint = || *tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answer.map_err(|fault| failed(fault.at(endpoint())))?;
+        let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
-            return Err(failed(Fault::from(Hop::Redirect).at(endpoint())));
+            return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
         }
         Ok(respond(answer, deadline, outcome))
     }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CACHE_CONTROL, CONNECTION, HOST, TE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -81,7 +81,7 @@ fn is_dropped(name: &[u8]) -> bool {
 
 /// What is left of trailers on their way to a backend.
 pub(super) fn trailers_for_backend(trailers: &HeaderMap, identity: &IdentityHeaders) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(trailers.keys_len());
+    let mut kept = HeaderMap::new();
     for (name, value) in trailers {
         let dropped = is_dropped(name.as_str().as_bytes()) || *name == X_FORWARDED_FOR;
         if !dropped && !identity.contains(name.as_str()) {
@@ -113,9 +113,15 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
 
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let listed = Listed::new(headers);
+    // Beside a transfer coding a length is not the body's (RFC 9112 §6.3).
+    let coded = headers.contains_key(TRANSFER_ENCODING);
     let gone: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| is_hop_by_hop(name.as_str().as_bytes()) || listed.contains(name))
+        .filter(|&name| {
+            is_hop_by_hop(name.as_str().as_bytes())
+                || listed.contains(name)
+                || (coded && name == CONTENT_LENGTH)
+        })
         .cloned()
         .collect();
     for name in gone {
@@ -326,6 +332,8 @@ mod tests {
             ("connection", "x-hop"),
             ("x-hop", "1"),
             ("keep-alive", "1"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
             ("content-type", "application/json"),
         ] {
             headers.append(name, HeaderValue::from_static(value));

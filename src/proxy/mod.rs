@@ -35,6 +35,11 @@ use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::store::rest::ApiServices;
 use crate::upstream::{Pool, Upstream};
 
+/// Header lines of a request, on HTTP/2 too.
+const HEADER_LINES_MAX: usize = 256;
+/// Bytes of all `Connection` headers of a request: each header is compared with what they list.
+const CONNECTION_BYTES_MAX: usize = 1024;
+
 /// How long requests may take.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -188,10 +193,15 @@ impl Connection {
         };
         let (verb, long_running) = (info.metrics_verb(), info.is_long_running());
         let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
+        let deadline = outcome.begun() + self.proxy.config.request_timeout;
         let asked = Asked { info: &info, parts: &parts };
         match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
+                if !long_running {
+                    // A client that does not read must not hold what is made here for ever.
+                    answered.body_mut().limit(deadline.into());
+                }
                 if outcome.is_anonymous() {
                     close_http2(&parts, &mut answered);
                 }
@@ -340,8 +350,15 @@ fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
     if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
         return Err(Rejection::BadRequest("the request target has no path".to_owned()));
     }
+    if parts.headers.len() > HEADER_LINES_MAX {
+        return Err(Rejection::HeadersTooLarge);
+    }
     if parts.version == Version::HTTP_2 {
         return Ok(());
+    }
+    let connection = parts.headers.get_all(CONNECTION).iter().map(HeaderValue::len).sum::<usize>();
+    if connection > CONNECTION_BYTES_MAX {
+        return Err(Rejection::HeadersTooLarge);
     }
     let mut hosts = parts.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next(), parts.version) {

@@ -141,11 +141,6 @@ impl Drain {
     pub fn connections(&self) -> usize {
         self.open.connections.load(Ordering::Relaxed)
     }
-
-    /// Requests with a deadline under way, then long-running ones.
-    pub fn requests(&self) -> (usize, usize) {
-        (self.open.short.load(Ordering::Relaxed), self.open.long.load(Ordering::Relaxed))
-    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -4,5 +4,6 @@
 
 pub mod lifecycle;
 pub mod snapshot;
+pub mod socket;
 pub mod tasks;
 pub mod telemetry;

@@ -3,8 +3,8 @@
 //! Handles are resolved once and held: a route keeps its series by verb and code, an endpoint its
 //! own from first use on. Both take their series out of the registry when they go.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use prometheus::{
@@ -64,6 +64,8 @@ struct EndpointVecs {
     first_byte: HistogramVec,
     in_flight: IntGaugeVec,
     connections: IntGaugeVec,
+    /// Who holds the series of which service and address: two backends may share an endpoint.
+    held: Mutex<HashMap<(String, String), Weak<EndpointMetrics>>>,
 }
 
 const REQUEST_LABELS: &[&str] = &[
@@ -225,6 +227,7 @@ impl EndpointVecs {
                 "Connections open to an endpoint.",
                 labels,
             )?,
+            held: Mutex::default(),
         })
     }
 }
@@ -406,8 +409,19 @@ pub struct EndpointMetrics {
 const RESULTS: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl EndpointMetrics {
-    /// The series of `address` as an endpoint of `service` (`namespace/name`).
-    pub fn new(metrics: &Arc<Metrics>, service: &str, address: &str) -> Self {
+    /// The series of `address` as an endpoint of `service` (`namespace/name`), shared by all who ask.
+    pub fn of(metrics: &Arc<Metrics>, service: &str, address: &str) -> Arc<Self> {
+        let mut held = metrics.endpoints.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (service.to_owned(), address.to_owned());
+        if let Some(known) = held.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let made = Arc::new(Self::new(metrics, service, address));
+        held.insert(key, Arc::downgrade(&made));
+        made
+    }
+
+    fn new(metrics: &Arc<Metrics>, service: &str, address: &str) -> Self {
         let labels = [service, address];
         Self {
             in_flight: metrics.endpoints.in_flight.with_label_values(&labels),
@@ -443,6 +457,14 @@ impl EndpointMetrics {
 
 impl Drop for EndpointMetrics {
     fn drop(&mut self) {
+        let metrics = Arc::clone(&self.metrics);
+        let mut held = metrics.endpoints.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (self.service.clone(), self.address.clone());
+        // Somebody may have asked for the same series since the last holder let go.
+        if held.get(&key).is_some_and(|holder| holder.strong_count() > 0) {
+            return;
+        }
+        held.remove(&key);
         let labels = [self.service.as_str(), self.address.as_str()];
         forget(self.metrics.endpoints.in_flight.remove_label_values(&labels));
         forget(self.metrics.endpoints.connections.remove_label_values(&labels));
@@ -478,11 +500,14 @@ mod tests {
     #[test]
     fn an_endpoints_series_go_with_it() {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let endpoint = EndpointMetrics::new(&metrics, "n/s", "127.0.0.1:1");
+        let endpoint = EndpointMetrics::of(&metrics, "n/s", "127.0.0.1:1");
+        let other = EndpointMetrics::of(&metrics, "n/s", "127.0.0.1:1");
         endpoint.answered(200, 0.001);
         endpoint.failed("ConnectRefused");
         assert!(metrics.render().unwrap().contains("result=\"2xx\""));
         drop(endpoint);
+        assert!(metrics.render().unwrap().contains("127.0.0.1:1"));
+        drop(other);
         assert!(!metrics.render().unwrap().contains("127.0.0.1:1"));
     }
 }

@@ -57,16 +57,16 @@ impl ClientAuthority {
     }
 }
 
-/// The earliest end of validity in a chain, in Unix seconds; what cannot be parsed ends at once.
-pub fn earliest_expiry(chain: &[CertificateDer<'_>]) -> i64 {
+/// The earliest end of validity in a chain that is still to come, in Unix seconds. A client may send
+/// along what nobody needs, expired ones too: those must not hide the end of the others.
+pub fn earliest_expiry(chain: &[CertificateDer<'_>], now: i64) -> i64 {
     chain
         .iter()
-        .map(|certificate| match X509Certificate::from_der(certificate) {
-            Ok((_, parsed)) => parsed.validity().not_after.timestamp(),
-            Err(_) => i64::MIN,
-        })
+        .filter_map(|certificate| X509Certificate::from_der(certificate).ok())
+        .map(|(_, parsed)| parsed.validity().not_after.timestamp())
+        .filter(|&expiry| expiry >= now)
         .min()
-        .unwrap_or(i64::MIN)
+        .unwrap_or(i64::MAX)
 }
 
 /// Reads what the leaf says about its holder.
@@ -101,4 +101,25 @@ pub fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, String> {
         fingerprint,
         serial: parsed.raw_serial_as_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    fn until(year: i32) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn an_expired_certificate_sent_along_does_not_hide_when_the_leaf_ends() {
+        let (now, leaf_ends) = (1_700_000_000, date_time_ymd(2040, 1, 1).unix_timestamp());
+        let chain = [until(2040), until(2010), until(2050)];
+        assert_eq!(earliest_expiry(&chain, now), leaf_ends);
+        assert_eq!(earliest_expiry(&[until(2010)], now), i64::MAX);
+    }
 }

@@ -113,7 +113,8 @@ impl PemPair {
 pub fn serving_pair(directory: &Path, alternates: &[IpAddr]) -> Result<KeyPair, TlsError> {
     let certificate = directory.join(format!("{PAIR_NAME}.crt"));
     let key = directory.join(format!("{PAIR_NAME}.key"));
-    if !certificate.exists() || !key.exists() {
+    // One alone is a fault that is reported, never replaced.
+    if !certificate.exists() && !key.exists() {
         std::fs::create_dir_all(directory)
             .map_err(|error| TlsError::Write { path: directory.display().to_string(), error })?;
         let authority = Authority::new("localhost-ca")?;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Config;
 use super::dial::{Dialed, Noted, Watched};
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Place};
 use super::pool::{Pool, SlotKey};
 use super::retry::Failed;
 use crate::body::Body;
@@ -51,6 +51,8 @@ pub(super) struct Http2 {
 pub(super) struct State {
     in_flight: AtomicUsize,
     closed: AtomicBool,
+    /// True once it has carried a request.
+    served: AtomicBool,
     noted: Noted,
     /// Since when nothing is open on it, as the pool's sweep saw it.
     idle_since: Mutex<Option<Instant>>,
@@ -67,7 +69,7 @@ pub(super) struct Http1 {
 /// A request's hold on its connection and endpoint; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    endpoint: Arc<Endpoint>,
+    place: Place,
     kind: Kind,
     /// Carries the request's body; ends with the lease.
     pub(super) upload: Option<AbortOnDrop>,
@@ -86,6 +88,10 @@ impl State {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
     }
 
     pub(super) fn close(&self) {
@@ -111,22 +117,16 @@ impl State {
 
 impl Lease {
     /// Holds a stream of an HTTP/2 connection.
-    pub(super) fn http2(endpoint: &Arc<Endpoint>, state: &Arc<State>) -> Self {
-        endpoint.begin();
+    pub(super) fn http2(place: Place, state: &Arc<State>) -> Self {
         state.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint: Arc::clone(endpoint), kind: Kind::Http2(Arc::clone(state)), upload: None }
+        state.served.store(true, Ordering::Relaxed);
+        Self { place, kind: Kind::Http2(Arc::clone(state)), upload: None }
     }
 
     /// Holds a whole HTTP/1.1 connection.
-    pub(super) fn http1(
-        endpoint: &Arc<Endpoint>,
-        connection: Http1,
-        pool: &Arc<Pool>,
-        key: SlotKey,
-    ) -> Self {
-        endpoint.begin();
+    pub(super) fn http1(place: Place, connection: Http1, pool: &Arc<Pool>, key: SlotKey) -> Self {
         let kind = Kind::Http1 { connection: Some(connection), pool: Arc::clone(pool), key };
-        Self { endpoint: Arc::clone(endpoint), kind, upload: None }
+        Self { place, kind, upload: None }
     }
 
     /// The connection's sender, for HTTP/1.1.
@@ -147,7 +147,7 @@ impl Lease {
 
     /// The endpoint that serves the request.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+        self.place.endpoint()
     }
 
     /// The response came to its end: an HTTP/1.1 connection may serve the next request.
@@ -166,7 +166,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.end();
         if let Kind::Http2(state) = &self.kind {
             state.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
@@ -212,6 +211,7 @@ impl Http2 {
         let state = Arc::new(State {
             in_flight: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
+            served: AtomicBool::new(false),
             noted,
             idle_since: Mutex::new(None),
         });
@@ -225,12 +225,15 @@ impl Http2 {
     /// Opens a stream when there is room: `Ok(None)` when the peer's limit is reached, an error
     /// when the connection takes no more requests.
     pub(super) fn try_send(
-        &mut self,
+        &self,
         request: impl FnOnce() -> http::Request<()>,
         end_of_stream: bool,
     ) -> Result<Option<(ResponseFuture, SendStream<Bytes>)>, h2::Error> {
-        match self.sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => self.sender.send_request(request(), end_of_stream).map(Some),
+        // A handle of its own: one that remembers a stream that waits to open would take the wake-up
+        // of that stream's body when it is asked whether it is ready.
+        let mut sender = self.sender.clone();
+        match sender.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => sender.send_request(request(), end_of_stream).map(Some),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Pending => Ok(None),
         }

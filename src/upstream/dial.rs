@@ -14,6 +14,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::endpoint::{Backend, Endpoint};
 use crate::model::fault::{Fault, Hop};
+use crate::runtime::socket;
+
+/// Reads of 512 bytes in which the alert behind a failed write is looked for.
+const ALERT_READS_MAX: usize = 128;
 
 /// What the connection itself met; read by the requests that fail with it.
 pub(super) type Noted = Arc<OnceLock<Fault>>;
@@ -41,7 +45,7 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
             return Err(Fault::new(Hop::ConnectTimeout, "dial tcp: i/o timeout"));
         }
     };
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = socket::set_up(&stream) {
         return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp: {error}")));
     }
     let handshake = TlsConnector::from(config).connect(name, stream);
@@ -133,7 +137,7 @@ impl Watched {
     /// only when what has come is read.
     fn poll_alert(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 512];
-        loop {
+        for _ in 0..ALERT_READS_MAX {
             let mut buf = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
                 Ok(()) if buf.filled().is_empty() => return Poll::Ready(()),
@@ -144,6 +148,7 @@ impl Watched {
                 }
             }
         }
+        Poll::Ready(())
     }
 }
 

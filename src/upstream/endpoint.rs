@@ -6,21 +6,27 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::Authority;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{BackendSpec, Config};
 use crate::model::endpoints::Targets;
 use crate::model::fault::{Fault, Hop, ServicePort};
+use crate::runtime::tasks;
 use crate::runtime::telemetry::{EndpointMetrics, Metrics};
+use crate::tls::TlsError;
 use crate::tls::backend::{Trust, client_config};
 
 /// Requests that may wait for a connection to one backend at a time, over all threads.
 const WAITING_MAX: usize = 2_000;
+
+/// How long the DNS may take to answer.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One address of a backend.
 #[derive(Debug)]
@@ -32,7 +38,7 @@ pub struct Endpoint {
     service: ServicePort,
     in_flight: AtomicUsize,
     metrics: Arc<Metrics>,
-    series: OnceLock<EndpointMetrics>,
+    series: OnceLock<Arc<EndpointMetrics>>,
 }
 
 impl Endpoint {
@@ -56,22 +62,35 @@ impl Endpoint {
     /// Its series, made on first use and removed with the endpoint.
     pub fn metrics(&self) -> &EndpointMetrics {
         self.series.get_or_init(|| {
-            EndpointMetrics::new(
+            EndpointMetrics::of(
                 &self.metrics,
                 &format!("{}/{}", self.service.namespace, self.service.name),
                 &self.address.to_string(),
             )
         })
     }
+}
 
-    pub(super) fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.metrics().in_flight.inc();
+/// A request's place at an endpoint, from the choice of it on: who waits for a connection is load too.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Endpoint>);
+
+impl Place {
+    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        endpoint.metrics().in_flight.inc();
+        Self(Arc::clone(endpoint))
     }
 
-    pub(super) fn end(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.metrics().in_flight.dec();
+    pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics().in_flight.dec();
     }
 }
 
@@ -123,21 +142,6 @@ impl Backend {
         }
     }
 
-    /// The service.
-    pub fn service(&self) -> &ServicePort {
-        &self.spec.service
-    }
-
-    /// The endpoints as far as they are known without asking the DNS.
-    pub fn known_endpoints(&self) -> Vec<Arc<Endpoint>> {
-        let known = self.destination.load().endpoints.to_vec();
-        if known.is_empty() {
-            self.last_resolved().map_or(known, |(_, last)| last.to_vec())
-        } else {
-            known
-        }
-    }
-
     /// Sets where requests go from now on; endpoints that stay keep their state.
     pub(super) fn set_targets(&self, targets: &Targets) {
         let current = self.destination.load_full();
@@ -148,8 +152,8 @@ impl Backend {
             Targets::Addresses(addresses) => self.keep(&current.endpoints, addresses),
             Targets::Name { .. } => Arc::new([]),
         };
-        *self.lock_resolved() = None;
         self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
+        *self.lock_resolved() = None;
     }
 
     fn keep(&self, current: &[Arc<Endpoint>], addresses: &[SocketAddr]) -> Endpoints {
@@ -164,14 +168,20 @@ impl Backend {
             .collect()
     }
 
-    /// The endpoints now; an external name is resolved when its last answer is too old.
-    pub(super) async fn endpoints(&self) -> Result<Endpoints, Fault> {
+    /// The endpoints now. An external name's answer that is too old is used all the same while the
+    /// DNS is asked again; only where there is none yet does the request wait.
+    pub(super) async fn endpoints(self: &Arc<Self>) -> Result<Endpoints, Fault> {
         let destination = self.destination.load_full();
         let found = match &destination.targets {
             Targets::Addresses(_) => Arc::clone(&destination.endpoints),
-            Targets::Name { host, port } => match self.fresh() {
-                Some(endpoints) => endpoints,
-                None => Box::pin(self.resolve(host, *port)).await?,
+            Targets::Name { .. } => match self.last_resolved() {
+                Some((when, endpoints)) => {
+                    if when.elapsed() >= self.config.dns_ttl {
+                        self.refresh(&destination);
+                    }
+                    endpoints
+                }
+                None => Box::pin(self.resolve(&destination)).await?,
             },
         };
         if found.is_empty() { Err(Hop::NoEndpoints.into()) } else { Ok(found) }
@@ -181,31 +191,48 @@ impl Backend {
         self.lock_resolved().clone()
     }
 
-    fn fresh(&self) -> Option<Endpoints> {
-        let (when, endpoints) = self.last_resolved()?;
-        (when.elapsed() < self.config.dns_ttl).then_some(endpoints)
+    /// Asks the DNS in the background, unless it is being asked.
+    fn refresh(self: &Arc<Self>, destination: &Arc<Destination>) {
+        if self.resolving.try_lock().is_err() {
+            return;
+        }
+        let (backend, destination) = (Arc::clone(self), Arc::clone(destination));
+        drop(tasks::spawn("dns", async move {
+            if let Err(fault) = backend.resolve(&destination).await {
+                tracing::warn!(
+                    service = %backend.spec.service, detail = %fault.detail,
+                    "external name not resolved, last answer kept"
+                );
+            }
+        }));
     }
 
-    /// Asks the DNS, one request at a time; an old answer is better than none.
-    async fn resolve(&self, host: &str, port: u16) -> Result<Endpoints, Fault> {
+    /// Asks the DNS, one at a time, and keeps the answer if it is still the one that is wanted.
+    async fn resolve(&self, destination: &Arc<Destination>) -> Result<Endpoints, Fault> {
+        let Targets::Name { host, port } = &destination.targets else {
+            return Err(Hop::NoEndpoints.into());
+        };
+        let asked = Instant::now();
         let _turn = self.resolving.lock().await;
-        if let Some(endpoints) = self.fresh() {
+        // Somebody else may have asked in the meantime.
+        if let Some((when, endpoints)) = self.last_resolved()
+            && when >= asked
+        {
             return Ok(endpoints);
         }
-        let old = self.last_resolved().map(|(_, endpoints)| endpoints);
-        let answer = match tokio::net::lookup_host((host, port)).await {
-            Ok(addresses) => Ok(addresses.collect::<Vec<_>>()),
-            Err(error) => Err(Fault::new(Hop::NameNotResolved, format!("{host}: {error}"))),
+        let unresolved =
+            |text: String| Fault::new(Hop::NameNotResolved, format!("lookup {host}: {text}"));
+        let looking = tokio::net::lookup_host((host.as_str(), *port));
+        let addresses: Vec<_> = match timeout(DNS_TIMEOUT, looking).await {
+            Ok(Ok(addresses)) => addresses.collect(),
+            Ok(Err(error)) => return Err(unresolved(error.to_string())),
+            Err(_) => return Err(unresolved("timed out".to_owned())),
         };
-        let endpoints = match (answer, old) {
-            (Ok(addresses), old) => self.keep(old.as_deref().unwrap_or_default(), &addresses),
-            (Err(fault), Some(old)) => {
-                tracing::warn!(host, detail = %fault.detail, "external name not resolved, last answer kept");
-                old
-            }
-            (Err(fault), None) => return Err(fault),
-        };
-        *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
+        let known = self.last_resolved().map(|(_, endpoints)| endpoints);
+        let endpoints = self.keep(known.as_deref().unwrap_or_default(), &addresses);
+        if Arc::ptr_eq(&self.destination.load(), destination) {
+            *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
+        }
         Ok(endpoints)
     }
 
@@ -223,8 +250,13 @@ impl Backend {
             } else {
                 Trust::CaBundle(&self.spec.ca_bundle)
             };
-            client_config(trust, self.config.identity.as_deref())
-                .map_err(|error| Fault::new(Hop::InvalidCaBundle, error.to_string()))
+            client_config(trust, self.config.identity.as_deref()).map_err(|error| {
+                let hop = match error {
+                    TlsError::SystemRoots(_) => Hop::NoSystemRoots,
+                    _ => Hop::InvalidCaBundle,
+                };
+                Fault::new(hop, error.to_string())
+            })
         });
         let name = self.server_name.clone().ok_or_else(|| {
             Fault::new(Hop::NameMismatch, "namespace and name make no valid host name")
@@ -267,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn endpoints_that_stay_keep_their_state_when_others_come_and_go() {
-        let backend = backend();
+        let backend = Arc::new(backend());
         let addresses =
             |list: &[&str]| Targets::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
         backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
@@ -281,7 +313,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_external_name_is_resolved_once_while_its_answer_is_fresh() {
-        let backend = backend();
+        let backend = Arc::new(backend());
         backend.set_targets(&Targets::Name { host: "localhost".to_owned(), port: 7 });
         let first = backend.endpoints().await.unwrap();
         assert!(Arc::ptr_eq(&first, &backend.endpoints().await.unwrap()));

@@ -2,12 +2,14 @@
 //!
 //! A [`Backend`] is shared by every APIService of one service and TLS identity and by all data-plane
 //! threads; each thread has a [`Pool`] of connections of its own. `balance` only chooses; `dial`
-//! connects; `connection` is one HTTP/2 or HTTP/1.1 connection; `retry` knows what is evidence.
+//! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
+//! `retry` knows what is evidence.
 
 mod balance;
 mod connection;
 mod dial;
 mod endpoint;
+mod exchange;
 mod pool;
 mod retry;
 
@@ -17,7 +19,8 @@ use std::time::Duration;
 
 pub use connection::Lease;
 pub use endpoint::{Backend, Endpoint};
-pub use pool::{Answer, Class, Outgoing, Pool};
+pub use exchange::{Answer, Outgoing, Progress};
+pub use pool::{Class, Pool};
 
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;
@@ -35,7 +38,7 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long a connection is kept while nothing uses it.
     pub idle_timeout: Duration,
-    /// Silence on a connection with open requests after which it is pinged.
+    /// How often a connection with open requests is pinged.
     pub ping_interval: Duration,
     /// How long the answer to a ping may take.
     pub ping_timeout: Duration,

@@ -2,36 +2,39 @@
 //!
 //! Connections are kept by endpoint and class: long-running requests and anonymous callers have
 //! connections of their own. The map's lock is never contended (one thread uses it) and never held
-//! over an await. Where an endpoint speaks HTTP/2 there is one dial at a time, and more connections
-//! are opened before the peer's stream limit bites.
+//! over an await. Where an endpoint speaks HTTP/2 there is one dial at a time and class, and more
+//! connections are opened before the peer's stream limit bites; HTTP/1.1 and anonymous callers dial
+//! for themselves.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use h2::SendStream;
 use h2::client::ResponseFuture;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Uri, response, uri};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connection::{Http1, Http2, Lease};
 use super::dial::dial;
-use super::endpoint::{Backend, Endpoint};
+use super::endpoint::{Backend, Endpoint, Place};
+use super::exchange::{Answer, Outgoing, Step, exchange_http1, exchange_http2, http2_head};
 use super::retry::{Failed, Retry, TRIES_MAX};
 use super::{Config, balance};
-use crate::body::{Body, pump};
+use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks;
 
 /// How often idle connections are looked for.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
-/// Connections to one endpoint per thread and class: a backend with a tiny stream limit gets no more.
+/// HTTP/2 connections to one endpoint per thread and class; past it callers are told to come later.
 const CONNECTIONS_MAX: usize = 256;
+/// Requests open on one endpoint past which no connection is opened for a single request, which is
+/// what HTTP/1.1 and anonymous callers need.
+const EXCLUSIVE_MAX: usize = 4096;
+/// Connections in a row that end before their first request until callers are told so.
+const USELESS_MAX: u32 = 3;
 
 /// What kinds of requests do not share connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,40 +63,24 @@ struct Slot {
     http1: Vec<Http1>,
     /// True once the endpoint chose HTTP/1.1: then each request dials for itself.
     speaks_http1: bool,
-    dialing: Option<watch::Receiver<Option<Result<(), Fault>>>>,
+    dialing: Option<Dialing>,
+    /// Connections in a row that ended before their first request.
+    useless: u32,
 }
 
-/// A request as it goes out; headers are made anew for each try.
-pub struct Outgoing<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// Path and query, byte for byte as the client sent them.
-    pub path: &'a PathAndQuery,
-    /// Makes the headers, without Host.
-    pub headers: &'a (dyn Fn() -> HeaderMap + Sync),
-    /// Is told which endpoint is tried, so that a deadline's log line can name it.
-    pub tried: &'a Mutex<Option<SocketAddr>>,
-}
-
-/// A backend's answer.
-#[derive(Debug)]
-pub struct Answer {
-    /// Status and headers.
-    pub head: response::Parts,
-    /// The body as it comes.
-    pub body: Body,
-    /// To be kept until the body is over.
-    pub lease: Lease,
-}
+/// The outcome of a dial that several requests may wait for.
+type Dialing = watch::Receiver<Option<Result<(), Fault>>>;
 
 /// What a look into a slot finds.
 enum Found {
     Http2(ResponseFuture, SendStream<Bytes>, Lease),
     Http1(Lease),
     /// Wait for the dial that is under way.
-    Wait(watch::Receiver<Option<Result<(), Fault>>>),
+    Wait(Dialing),
     /// Dial for this request alone.
     Dial,
+    /// There will be none.
+    Failed(Failed),
 }
 
 impl Pool {
@@ -132,7 +119,7 @@ impl Pool {
             let Some(endpoint) = balance::choose(&endpoints, &tried) else {
                 return Err(Hop::NoEndpoints.into());
             };
-            *request.tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.address);
+            request.tries(endpoint.address);
             match self.attempt(backend, endpoint, class, request, &mut body).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => {
@@ -165,29 +152,36 @@ impl Pool {
         body: &mut Body,
     ) -> Result<Answer, Failed> {
         let key = (endpoint.id, class);
+        let mut place = Some(Place::take(endpoint));
         let mut waiting = None;
         loop {
-            match self.look(backend, endpoint, key, request, body.is_end_stream()) {
+            match self.look(backend, &mut place, key, request, body.is_end_stream()) {
                 Found::Http2(response, stream, lease) => {
+                    drop(waiting);
                     return exchange_http2(response, stream, lease, body).await;
                 }
                 Found::Http1(lease) => {
+                    drop(waiting);
                     return Box::pin(exchange_http1(backend, lease, request, body)).await;
                 }
+                Found::Failed(failed) => return Err(failed),
                 Found::Wait(mut dialing) => {
                     if waiting.is_none() {
                         waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
+                    request.waits_for(Step::Connection);
                     wait_for(&mut dialing).await.map_err(Failed::unreachable)?;
                 }
                 Found::Dial => {
                     if waiting.is_none() {
                         waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
+                    request.waits_for(Step::Connection);
                     let connecting = self.connect(backend, endpoint, key);
                     Box::pin(connecting).await.map_err(Failed::unreachable)?;
                 }
             }
+            request.waits_for(Step::Answer);
         }
     }
 
@@ -195,41 +189,71 @@ impl Pool {
     fn look(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
-        endpoint: &Arc<Endpoint>,
+        place: &mut Option<Place>,
         key: SlotKey,
         request: &Outgoing<'_>,
         end_of_stream: bool,
     ) -> Found {
+        let Some(endpoint) = place.as_ref().map(|place| Arc::clone(place.endpoint())) else {
+            let lost = Fault::new(Hop::ConnectFailed, "the request has no place");
+            return Found::Failed(Failed::finally(lost));
+        };
         let mut slots = self.slots();
         let slot = slots.entry(key).or_default();
         while let Some(connection) = slot.http1.pop() {
-            if connection.sender.is_ready() {
-                return Found::Http1(Lease::http1(endpoint, connection, self, key));
+            if connection.sender.is_ready()
+                && let Some(place) = place.take()
+            {
+                return Found::Http1(Lease::http1(place, connection, self, key));
             }
         }
         let head = || http2_head(backend, request);
         while let Some((at, room)) = slot.roomiest(key.1) {
-            let Some(connection) = slot.http2.get_mut(at) else { break };
+            let Some(connection) = slot.http2.get(at) else { break };
             match connection.try_send(head, end_of_stream) {
                 Ok(Some((response, stream))) => {
-                    let lease = Lease::http2(endpoint, &connection.state);
+                    let Some(place) = place.take() else { break };
+                    let lease = Lease::http2(place, &connection.state);
+                    slot.useless = 0;
                     if room == Room::Little {
-                        self.dial_ahead(slot, backend, endpoint, key);
+                        self.dial_ahead(slot, backend, &endpoint, key);
                     }
                     return Found::Http2(response, stream, lease);
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(endpoint = %endpoint.address, %error, "connection takes no more requests");
+                    tracing::debug!(
+                        endpoint = %endpoint.address, %error, "connection takes no more requests"
+                    );
                     connection.state.close();
+                    let noted = connection.state.noted();
+                    if !connection.state.has_served() {
+                        slot.useless += 1;
+                    }
                     slot.http2.swap_remove(at);
+                    if slot.useless >= USELESS_MAX {
+                        slot.useless = 0;
+                        let mut failed = Failed::http2(&error, noted);
+                        failed.retry = Retry::Elsewhere;
+                        return Found::Failed(failed);
+                    }
                 }
             }
         }
-        if slot.speaks_http1 || (key.1 == Class::Anonymous && slot.http2.len() < CONNECTIONS_MAX) {
+        let exclusive = slot.speaks_http1 || key.1 == Class::Anonymous;
+        let full = if exclusive {
+            endpoint.in_flight() > EXCLUSIVE_MAX
+        } else {
+            slot.http2.len() >= CONNECTIONS_MAX
+        };
+        if full {
+            let text = "as many connections as one endpoint may have";
+            return Found::Failed(Failed::unreachable(Fault::new(Hop::Overloaded, text)));
+        }
+        if exclusive {
             return Found::Dial;
         }
-        Found::Wait(self.dial_ahead(slot, backend, endpoint, key))
+        Found::Wait(self.dial_ahead(slot, backend, &endpoint, key))
     }
 
     /// The dial that is under way, or a new one.
@@ -239,7 +263,7 @@ impl Pool {
         backend: &Arc<Backend>,
         endpoint: &Arc<Endpoint>,
         key: SlotKey,
-    ) -> watch::Receiver<Option<Result<(), Fault>>> {
+    ) -> Dialing {
         if let Some(dialing) = &slot.dialing {
             return dialing.clone();
         }
@@ -248,10 +272,10 @@ impl Pool {
         let (pool, backend, endpoint) =
             (Arc::clone(self), Arc::clone(backend), Arc::clone(endpoint));
         drop(tasks::spawn("upstream-dial", async move {
+            // Also when the dial panics: the next request must be able to begin another.
+            let ended = DialEnd { pool: &pool, key };
             let outcome = pool.connect(&backend, &endpoint, key).await;
-            if let Some(slot) = pool.slots().get_mut(&key) {
-                slot.dialing = None;
-            }
+            drop(ended);
             sender.send_replace(Some(outcome));
         }));
         receiver
@@ -306,10 +330,24 @@ fn idle_timeout(pool: &std::sync::Weak<Pool>) -> std::time::Duration {
     pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.config.idle_timeout)
 }
 
-async fn wait_for(dialing: &mut watch::Receiver<Option<Result<(), Fault>>>) -> Result<(), Fault> {
+async fn wait_for(dialing: &mut Dialing) -> Result<(), Fault> {
     match dialing.wait_for(Option::is_some).await {
         Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
         Err(_) => Err(Fault::new(Hop::ConnectFailed, "the dial was given up")),
+    }
+}
+
+/// Takes the mark off a slot that a dial is under way.
+struct DialEnd<'a> {
+    pool: &'a Pool,
+    key: SlotKey,
+}
+
+impl Drop for DialEnd<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.pool.slots().get_mut(&self.key) {
+            slot.dialing = None;
+        }
     }
 }
 
@@ -336,99 +374,5 @@ impl Slot {
         let limit = connection.limit();
         let little = in_flight + 1 >= limit - limit / 4 && self.http2.len() < CONNECTIONS_MAX;
         (in_flight < limit).then_some((at, if little { Room::Little } else { Room::Enough }))
-    }
-}
-
-fn http2_head(backend: &Backend, request: &Outgoing<'_>) -> http::Request<()> {
-    let mut parts = uri::Parts::default();
-    parts.scheme = Some(uri::Scheme::HTTPS);
-    parts.authority = Some(backend.authority.clone());
-    parts.path_and_query = Some(request.path.clone());
-    let mut head = http::Request::new(());
-    *head.method_mut() = request.method.clone();
-    // Scheme, authority and path together always make a URI.
-    *head.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    *head.headers_mut() = (request.headers)();
-    head
-}
-
-async fn exchange_http2(
-    response: ResponseFuture,
-    stream: SendStream<Bytes>,
-    mut lease: Lease,
-    body: &mut Body,
-) -> Result<Answer, Failed> {
-    let mut untouched = true;
-    if !body.is_end_stream() {
-        untouched = false;
-        lease.upload = Some(upload(std::mem::replace(body, Body::empty()), stream));
-    }
-    match response.await {
-        Ok(response) => {
-            let (head, stream) = response.into_parts();
-            Ok(Answer { head, body: Body::http2(stream), lease })
-        }
-        Err(error) => {
-            let noted = lease.noted();
-            let mut failed = Failed::http2(&error, noted);
-            if !untouched {
-                failed.retry = Retry::Never;
-            }
-            Err(failed)
-        }
-    }
-}
-
-/// Carries the request's body while the answer may come already.
-fn upload(body: Body, mut stream: SendStream<Bytes>) -> tasks::AbortOnDrop {
-    tasks::spawn_owned("upload", async move {
-        if let Err(error) = pump(body, &mut stream).await {
-            tracing::debug!(%error, "request body not carried to its end");
-        }
-    })
-}
-
-async fn exchange_http1(
-    backend: &Backend,
-    mut lease: Lease,
-    request: &Outgoing<'_>,
-    body: &mut Body,
-) -> Result<Answer, Failed> {
-    let mut head = http::Request::new(());
-    *head.method_mut() = request.method.clone();
-    *head.uri_mut() = Uri::from(request.path.clone());
-    *head.headers_mut() = (request.headers)();
-    if let Ok(host) = HeaderValue::from_str(backend.authority.as_str()) {
-        head.headers_mut().insert(HOST, host);
-    }
-    let untouched = body.is_end_stream();
-    if !untouched && !head.headers().contains_key(CONTENT_LENGTH) {
-        // Without it hyper drops the body of a GET.
-        head.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let outgoing = head.map(|()| std::mem::replace(body, Body::empty()));
-    let Some(connection) = lease.http1_mut() else {
-        return Err(Failed::finally(Fault::new(Hop::ProtocolError, "no HTTP/1.1 connection")));
-    };
-    match connection.sender.try_send_request(outgoing).await {
-        Ok(response) => {
-            let (head, incoming) = response.into_parts();
-            let body = Body::http1(incoming);
-            if body.is_end_stream() {
-                lease.complete();
-            }
-            Ok(Answer { head, body, lease })
-        }
-        Err(mut error) => {
-            let noted = connection.noted.get().cloned();
-            let unsent = error.take_message();
-            let retry = if unsent.is_some() { Retry::Anywhere } else { Retry::Never };
-            if let Some(unsent) = unsent {
-                *body = unsent.into_body();
-            }
-            let text = error.into_error().to_string();
-            let fault = noted.unwrap_or_else(|| Fault::new(Hop::BackendReset, text));
-            Err(Failed { fault, retry })
-        }
     }
 }

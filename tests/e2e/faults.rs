@@ -81,7 +81,7 @@ async fn services_that_cannot_be_resolved_are_named() {
             ("no-slices", 503, "EndpointsNotFound", "cannot find endpointslices"),
             ("not-ready", 503, "NoEndpoints", "no endpoints available"),
             ("unresolvable", 503, "NameNotResolved", "external name"),
-            ("bad-bundle", 503, "InvalidCABundle", "caBundle"),
+            ("bad-bundle", 500, "InvalidCABundle", "caBundle"),
         ],
     )
     .await;

@@ -271,3 +271,29 @@ async fn pipelined_requests_are_answered_in_order() {
         assert!(client.next_chunk().await.is_none());
     }
 }
+
+#[tokio::test]
+async fn more_header_lines_than_are_taken_are_refused_on_both_protocols() {
+    let pair = Pair::start().await;
+    for protocol in BOTH {
+        let mut ask = Ask::get(path("one", "mirror"));
+        for line in 0..300 {
+            ask = ask.header(&format!("x-line-{line}"), "1");
+        }
+        let answer = pair.rig.alice(protocol).await.send(&ask).await;
+        assert_eq!(answer.status, 431, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_header_without_measure_is_refused() {
+    let pair = Pair::start().await;
+    let listed = "a,".repeat(2000);
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: a\r\nConnection: {listed}b\r\n\r\n",
+        path("one", "mirror")
+    );
+    let mut client = raw(&pair.rig).await;
+    client.write(request.as_bytes()).await;
+    assert_eq!(client.head(false).await.unwrap().0, 431);
+}
