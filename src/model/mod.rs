@@ -18,3 +18,4 @@ pub mod selector;
 pub mod table;
 pub mod user;
 pub mod watch_events;
+pub mod watcher;

@@ -1,4 +1,4 @@
-//! THE PIPELINE: a request's whole way is one function, [`Connection::try_handle`].
+//! THE PIPELINE: a request's whole way is one function, `Connection::try_handle`.
 //!
 //! Any step may end in a [`Rejection`]; each request leaves one record behind (`outcome`).
 

@@ -86,7 +86,7 @@ impl ApiServices {
         let negotiated = Negotiated::new(headers, query, Offer::Events)?;
         let shape = Shape::new(negotiated.accepted.form, query)?;
         let options = ListOptions::parse(query)?;
-        let chunks = watch::start(self, shape, options)?;
+        let chunks = watch::start(self, shape, &options)?;
         Ok(response(StatusCode::OK, "application/json", Body::chunks(chunks)))
     }
 

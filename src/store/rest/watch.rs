@@ -1,6 +1,6 @@
 //! Watches on APIServices: a stream that sleeps until the store changes, driven by whoever reads it.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,147 +12,106 @@ use tokio::time::{Instant, sleep_until};
 use super::{API_VERSION, ApiServices, KIND, Shape, object};
 use crate::body::Chunks;
 use crate::model::history::{Unknown, seen_by};
-use crate::model::list_options::{ListOptions, WatchStart};
+use crate::model::list_options::ListOptions;
 use crate::model::rejection::Rejection;
-use crate::model::watch_events::{bookmark, error, expired, frame};
-use crate::store::{Event, Kind, Stored};
+use crate::model::selector::Selectors;
+use crate::model::watch_events::{bookmark, expired};
+use crate::model::watcher::{
+    BOOKMARK_PERIOD_SECONDS, Seen, TIMEOUT_MIN_SECONDS, TooNew, Watched, Watcher,
+};
+use crate::store::{Kind, Stored};
 
-/// How often a watcher that understands bookmarks is told how far it has come.
-const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
-/// The least time after which a watch without a timeout ends (`--min-request-timeout` upstream); at
-/// most doubled, so that watchers do not come back all at once.
-const TIMEOUT_MIN_SECONDS: u64 = 30 * 60;
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(BOOKMARK_PERIOD_SECONDS);
 
 /// Starts a watch.
 pub(super) fn start(
     objects: &ApiServices,
     shape: Shape,
-    options: ListOptions,
+    options: &ListOptions,
 ) -> Result<Chunks, Rejection> {
     let now = Instant::now();
     let seconds = options
         .timeout_seconds
         .unwrap_or_else(|| fastrand::u64(TIMEOUT_MIN_SECONDS..2 * TIMEOUT_MIN_SECONDS));
-    let mut watch = Watch {
-        changes: objects.store.subscribe(),
-        objects: objects.clone(),
-        shape,
-        revision: 0,
-        frames: VecDeque::new(),
-        first: true,
+    let changes = objects.store.subscribe();
+    let selectors = options.selectors.clone();
+    let selected = Selected { objects: objects.clone(), selectors, shape };
+    let too_new = |fault: TooNew| expired(fault.wanted, Unknown::TooNew(fault.present));
+    let watch = Watch {
+        watcher: Watcher::begin(selected, options).map_err(too_new)?,
+        changes,
         next_bookmark: now + BOOKMARK_PERIOD,
         deadline: now + Duration::from_secs(seconds),
-        ended: false,
-        options,
     };
-    watch.begin()?;
     Ok(Box::pin(stream::unfold(watch, Watch::next)))
 }
 
-/// One watcher.
-struct Watch {
+/// The selected APIServices as they are shown.
+struct Selected {
     objects: ApiServices,
-    changes: watch::Receiver<u64>,
+    selectors: Selectors,
     shape: Shape,
-    options: ListOptions,
-    /// Everything up to here has been told.
-    revision: u64,
-    /// What waits to be sent: at most one catch-up, for the next comes only when this is empty.
-    frames: VecDeque<Bytes>,
-    /// No event has been sent, so the next one carries a Table's columns.
-    first: bool,
+}
+
+impl Watched for Selected {
+    fn revision(&self) -> u64 {
+        self.objects.store.revision()
+    }
+
+    fn list(&self) -> (u64, Vec<Arc<Value>>) {
+        let (objects, revision) = self.objects.selected(&self.selectors);
+        (revision, objects.into_iter().map(Arc::new).collect())
+    }
+
+    fn since(&self, revision: u64) -> Result<(u64, Vec<Seen>), Unknown> {
+        let (events, revision) = self.objects.store.since(revision, Kind::ApiService)?;
+        let selected =
+            |stored: &Stored| object(stored).is_some_and(|it| self.selectors.matches(&it));
+        let seen = events.iter().filter_map(|event| {
+            let (kind, stored) = seen_by(event, selected)?;
+            Some((kind, Arc::new(object(&stored)?)))
+        });
+        Ok((revision, seen.collect()))
+    }
+
+    fn show(&self, object: &Value, first: bool) -> Value {
+        self.shape.one(object, first)
+    }
+
+    fn bookmark(&self, revision: u64, initial_events_end: bool) -> Value {
+        bookmark(API_VERSION, KIND, revision, initial_events_end)
+    }
+}
+
+/// One watcher and what it waits for.
+struct Watch {
+    watcher: Watcher<Selected>,
+    changes: watch::Receiver<u64>,
     next_bookmark: Instant,
     deadline: Instant,
-    ended: bool,
 }
 
 impl Watch {
-    fn begin(&mut self) -> Result<(), Rejection> {
-        match self.options.watch_start() {
-            WatchStart::Everything { not_older_than } => {
-                let (objects, revision) = self.objects.selected(&self.options.selectors);
-                if not_older_than > revision {
-                    return Err(expired(not_older_than, Unknown::TooNew(revision)));
-                }
-                self.revision = revision;
-                for object in &objects {
-                    self.push("ADDED", object);
-                }
-                if self.options.initial_bookmark() {
-                    self.push_bookmark(true);
-                }
-            }
-            WatchStart::Now => self.revision = self.objects.store.revision(),
-            WatchStart::After(revision) => {
-                self.revision = revision;
-                self.catch_up();
-            }
-        }
-        Ok(())
-    }
-
     /// The stream's next chunk, together with the state after it.
     async fn next(mut self) -> Option<(Bytes, Self)> {
-        let bookmarks = self.options.allow_watch_bookmarks;
         loop {
-            if let Some(bytes) = self.frames.pop_front() {
-                return Some((bytes, self));
+            if let Some(bytes) = self.watcher.pop() {
+                return Some((bytes.into(), self));
             }
-            if self.ended {
+            if self.watcher.has_ended() {
                 return None;
             }
             tokio::select! {
                 changed = self.changes.changed() => match changed {
-                    Ok(()) => self.catch_up(),
-                    Err(_) => self.ended = true,
+                    Ok(()) => self.watcher.catch_up(),
+                    Err(_) => return None,
                 },
-                () = sleep_until(self.deadline) => {
-                    if bookmarks {
-                        self.push_bookmark(false);
-                    }
-                    self.ended = true;
-                }
-                () = sleep_until(self.next_bookmark), if bookmarks => {
+                () = sleep_until(self.deadline) => self.watcher.end(),
+                () = sleep_until(self.next_bookmark), if self.watcher.wants_bookmarks() => {
                     self.next_bookmark += BOOKMARK_PERIOD;
-                    self.push_bookmark(false);
+                    self.watcher.mark();
                 }
             }
         }
-    }
-
-    fn catch_up(&mut self) {
-        match self.objects.store.since(self.revision, Kind::ApiService) {
-            Ok((events, revision)) => {
-                for event in events {
-                    self.tell(&event);
-                }
-                self.revision = revision;
-            }
-            Err(unknown) => {
-                self.frames.push_back(error(&expired(self.revision, unknown)).into());
-                self.ended = true;
-            }
-        }
-    }
-
-    /// An object that a change takes out of the selection is told as deleted.
-    fn tell(&mut self, event: &Event) {
-        let selectors = &self.options.selectors;
-        let selected = |stored: &Stored| object(stored).is_some_and(|it| selectors.matches(&it));
-        let Some((kind, stored)) = seen_by(event, selected) else { return };
-        if let Some(object) = object(&stored) {
-            self.push(kind.word(), &object);
-        }
-    }
-
-    fn push_bookmark(&mut self, initial_events_end: bool) {
-        let object = bookmark(API_VERSION, KIND, self.revision, initial_events_end);
-        self.push("BOOKMARK", &object);
-    }
-
-    fn push(&mut self, kind: &str, object: &Value) {
-        let shown = self.shape.one(object, self.first);
-        self.first = false;
-        self.frames.push_back(frame(kind, &shown).into());
     }
 }
