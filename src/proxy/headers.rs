@@ -72,19 +72,28 @@ fn is_dropped(name: &[u8]) -> bool {
         Some(b'a') => name == b"audit-id",
         Some(b'e') => name == b"expect",
         Some(b'h') => matches!(name, b"host" | b"http2-settings"),
-        Some(b'x') => {
-            matches!(name, b"x-forwarded-host" | b"x-forwarded-proto" | b"x-forwarded-uri")
-        }
+        Some(b'x') => name.len() <= X_FORWARDED_MAX && is_forwarded(name),
         _ => is_hop_by_hop(name),
     }
+}
+
+/// The longest of the names below.
+const X_FORWARDED_MAX: usize = 17;
+
+/// True for the X-Forwarded-* headers that are set anew, also where `_` stands for `-`: a lax backend
+/// would take the client's for ours.
+fn is_forwarded(name: &[u8]) -> bool {
+    let names: [&[u8]; 4] =
+        [b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-uri"];
+    let same = |(&byte, &known): (&u8, &u8)| byte == known || (byte == b'_' && known == b'-');
+    names.iter().any(|known| known.len() == name.len() && name.iter().zip(*known).all(same))
 }
 
 /// What is left of trailers on their way to a backend.
 pub(super) fn trailers_for_backend(trailers: &HeaderMap, identity: &IdentityHeaders) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, value) in trailers {
-        let dropped = is_dropped(name.as_str().as_bytes()) || *name == X_FORWARDED_FOR;
-        if !dropped && !identity.contains(name.as_str()) {
+        if !is_dropped(name.as_str().as_bytes()) && !identity.contains(name.as_str()) {
             kept.append(name, value.clone());
         }
     }
@@ -286,6 +295,8 @@ mod tests {
             ("trailer", "X_Remote_User"),
             ("upgrade", "h2c"),
             ("x-forwarded-host", "evil"),
+            ("x_forwarded_for", "evil"),
+            ("x-forwarded_proto", "evil"),
             ("audit-id", "other"),
             ("expect", "100-continue"),
         ]);
