@@ -225,6 +225,10 @@ impl Running {
                 break;
             }
         }
+        let watches = self.trigger.long_requests();
+        if watches > 0 {
+            tracing::info!(requests = watches, "long-running requests cut");
+        }
         self.trigger.advance(Phase::Ended);
         if self.frontend.await.is_err() {
             tracing::debug!("frontend was gone already");

@@ -31,8 +31,6 @@ pub type TrailerFilter = Arc<dyn Fn(HeaderMap) -> HeaderMap + Send + Sync>;
 
 /// Learns what became of a body; dropped with it, so that a body that is cancelled is seen too.
 pub trait Observe: Send + std::fmt::Debug {
-    /// `bytes` more were handed on.
-    fn data(&mut self, bytes: usize);
     /// The body came to its end (`None`) or was aborted by its sender.
     fn ended(&mut self, error: Option<&BodyError>);
 }
@@ -206,11 +204,8 @@ impl Body {
                 if frame.is_trailers() {
                     self.source = Source::Done;
                 }
-                if let Some(observer) = &mut self.observer {
-                    observer.data(frame.data_ref().map_or(0, Bytes::len));
-                    if self.is_end_stream() {
-                        self.observe_end(None);
-                    }
+                if self.observer.is_some() && self.is_end_stream() {
+                    self.observe_end(None);
                 }
             }
             Some(Err(error)) => {

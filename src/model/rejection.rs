@@ -16,7 +16,7 @@ use super::user::User;
 /// Seconds that a client shall wait before all paths are known
 /// (`apiserver/pkg/util/notfoundhandler`).
 pub const RETRY_AFTER_NOT_READY_SECONDS: u32 = 5;
-/// Seconds that a client shall wait after it met a limit or a server that ends.
+/// Seconds that a client shall wait after it met a limit.
 pub const RETRY_AFTER_BUSY_SECONDS: u32 = 1;
 
 /// Why a request is answered here and not by whom it was meant for.
@@ -49,16 +49,12 @@ pub enum Rejection {
     },
     /// 422.
     Invalid(Box<Details>),
-    /// 429: a limit of this server.
-    TooManyRequests,
     /// 500; the text is for the log only.
     Internal(String),
     /// 501: a transfer coding other than chunked.
     NotImplemented(&'static str),
     /// 503 until the objects have been read once.
     NotReady,
-    /// 504: a request that waits for nothing but this server took too long.
-    Timeout,
     /// The way to the backend failed: 502, 503 or 504 by hop.
     Backend(Box<BackendFault>),
 }
@@ -105,11 +101,9 @@ impl Rejection {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Backend(backend) => match (backend.fault.hop, backend.discovery) {
                 (Hop::Redirect, _) => StatusCode::BAD_GATEWAY,
                 // What is wrong with the APIService or with portico, not with the backend.
@@ -132,10 +126,8 @@ impl Rejection {
             Self::Expired(_) => "Expired",
             Self::TooLarge { .. } | Self::HeadersTooLarge => "RequestEntityTooLarge",
             Self::Invalid(_) => "Invalid",
-            Self::TooManyRequests => "TooManyRequests",
             Self::Internal(_) => "InternalError",
             Self::NotReady => "ServiceUnavailable",
-            Self::Timeout => "Timeout",
             Self::Backend(_) => match self.code() {
                 StatusCode::GATEWAY_TIMEOUT => "Timeout",
                 StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
@@ -162,9 +154,7 @@ impl Rejection {
             | Self::Expired(_)
             | Self::TooLarge { .. }
             | Self::Invalid(_)
-            | Self::TooManyRequests
-            | Self::Internal(_)
-            | Self::Timeout => self.reason(),
+            | Self::Internal(_) => self.reason(),
         }
     }
 
@@ -174,7 +164,6 @@ impl Rejection {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::NotReady => Some(RETRY_AFTER_NOT_READY_SECONDS),
-            Self::TooManyRequests => Some(RETRY_AFTER_BUSY_SECONDS),
             Self::Backend(backend) => (backend.fault.hop == Hop::Overloaded && !backend.discovery)
                 .then_some(RETRY_AFTER_BUSY_SECONDS),
             Self::BadRequest(_)
@@ -190,8 +179,7 @@ impl Rejection {
             | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::Internal(_)
-            | Self::NotImplemented(_)
-            | Self::Timeout => None,
+            | Self::NotImplemented(_) => None,
         }
     }
 
@@ -217,15 +205,11 @@ impl Rejection {
                 format!("Request entity too large: limit is {limit_bytes}")
             }
             Self::HeadersTooLarge => "Request header fields too large".to_owned(),
-            Self::TooManyRequests => "Too many requests, please try again later.".to_owned(),
             Self::Internal(_) => "Internal error occurred: see the server's log".to_owned(),
             Self::NotImplemented(text) => (*text).to_owned(),
             Self::NotReady => "the request has been made before all known HTTP paths have been \
                                installed, please try again"
                 .to_owned(),
-            Self::Timeout => {
-                "Timeout: request did not complete within the allotted timeout".to_owned()
-            }
             Self::Backend(backend) => backend.message(),
         }
     }
@@ -246,10 +230,8 @@ impl Rejection {
             | Self::TooLarge { .. }
             | Self::HeadersTooLarge
             | Self::Invalid(_)
-            | Self::TooManyRequests
             | Self::NotImplemented(_)
-            | Self::NotReady
-            | Self::Timeout => "",
+            | Self::NotReady => "",
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Outcome {
     long_running: bool,
     route: Arc<RouteMetrics>,
     metrics: Arc<Metrics>,
-    inflight: Option<prometheus::IntGauge>,
+    inflight: prometheus::IntGauge,
     pub(super) audit_id: HeaderValue,
     code: Option<StatusCode>,
     cause: Option<&'static str>,
@@ -51,7 +51,7 @@ impl Outcome {
             long_running,
             route: Arc::clone(route),
             metrics: Arc::clone(metrics),
-            inflight: Some(kind.clone()),
+            inflight: kind.clone(),
             audit_id,
             code: None,
             cause: None,
@@ -129,8 +129,6 @@ impl Outcome {
 }
 
 impl Observe for Outcome {
-    fn data(&mut self, _bytes: usize) {}
-
     fn ended(&mut self, error: Option<&BodyError>) {
         match error {
             None => {
@@ -167,9 +165,7 @@ impl Outcome {
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        if let Some(gauge) = &self.inflight {
-            gauge.dec();
-        }
+        self.inflight.dec();
         if let Some(gauge) = self.route.in_flight() {
             gauge.dec();
         }

@@ -3,7 +3,7 @@
 //!
 //! One short lock, never held over an await. Writers say what shall be; what they write becomes an
 //! event only when it changes something. The status of `APIServices` belongs to the store's owner
-//! and is written with [`Store::set_status`] alone.
+//! and is written with [`Store::set_statuses`] alone.
 
 pub mod rest;
 
@@ -195,12 +195,7 @@ impl Store {
         })
     }
 
-    /// Writes the condition `Available` of an APIService; false when nothing changed.
-    pub fn set_status(&self, name: &str, condition: &Condition) -> bool {
-        self.set_statuses(&[(name.into(), condition.clone())])
-    }
-
-    /// Writes many conditions at once; false when none of them changed anything.
+    /// Writes the conditions `Available` of many APIServices at once; false when none of them changed anything.
     pub fn set_statuses(&self, conditions: &[(Arc<str>, Condition)]) -> bool {
         let mut changed = false;
         self.change(|history| {
@@ -412,13 +407,17 @@ mod tests {
         assert_eq!(now, revision);
     }
 
+    fn passed(store: &Store, name: &str) -> bool {
+        store.set_statuses(&[(name.into(), Condition::passed())])
+    }
+
     #[test]
     fn status_is_written_by_its_owner_only() {
         let store = Store::new();
         store.apply(vec![Change::Put(api_service("a", 1))]);
-        assert!(store.set_status("a", &Condition::passed()));
-        assert!(!store.set_status("a", &Condition::passed()));
-        assert!(!store.set_status("unknown", &Condition::passed()));
+        assert!(passed(&store, "a"));
+        assert!(!passed(&store, "a"));
+        assert!(!passed(&store, "unknown"));
         store.apply(vec![Change::Put(api_service("a", 2))]);
         let stored = store.get(&Key::api_service("a")).unwrap();
         let status = stored.object.as_api_service().unwrap().status.clone().unwrap();

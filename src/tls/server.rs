@@ -24,15 +24,8 @@ const TICKETS_PER_HANDSHAKE: usize = 1;
 /// The serving configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
 pub fn server_config(pair: &KeyPair, place: &str) -> Result<ServerConfig, TlsError> {
     let pair_error = |error| TlsError::Pair { place: place.to_owned(), error };
-    let provider = provider();
-    let verifier = Arc::new(RequestClientCertificate { provider: Arc::clone(&provider) });
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(pair_error)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(pair.chain.clone(), pair.key.clone_key())
-        .map_err(pair_error)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let verifier = Arc::new(RequestClientCertificate { provider: provider() });
+    let mut config = config(pair, verifier).map_err(pair_error)?;
     config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pair_error)?;
     Ok(config)
@@ -103,12 +96,18 @@ pub fn mutual_config(
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::Pem { place: place.to_owned(), problem: error.to_string() })?;
+    config(pair, verifier).map_err(pair_error)
+}
+
+/// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1.
+fn config(
+    pair: &KeyPair,
+    verifier: Arc<dyn ClientCertVerifier>,
+) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(pair_error)?
+        .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(pair.chain.clone(), pair.key.clone_key())
-        .map_err(pair_error)?;
+        .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
