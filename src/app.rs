@@ -17,7 +17,7 @@ use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::{Control, manifests};
-use crate::frontend::{Context, Frontend, Limits, Peer};
+use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{Proxy, Services};
 use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
@@ -52,8 +52,6 @@ pub struct Running {
 /// What tests set differently from the flags.
 #[derive(Clone, Debug, Default)]
 pub struct Tuning {
-    /// Limits for clients.
-    pub limits: Limits,
     /// How backends are reached; the identity comes from the flags.
     pub upstream: upstream::Config,
 }
@@ -88,7 +86,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
 
     let (pair, place) = serving(config)?;
     let context = Context {
-        limits: tuning.limits,
+        limits: config.frontend.limits.clone(),
         tls: View::fixed(server_config(&pair, &place)?),
         drain,
         metrics: Arc::clone(&metrics),

@@ -140,6 +140,7 @@ impl Flags {
             frontend: frontend::Config {
                 bind: SocketAddr::new(self.bind_address, self.secure_port),
                 threads: self.threads(&mut faults),
+                limits: frontend::Limits::default(),
             },
             auth: self.auth(&mut faults),
             proxy: proxy::Config {

@@ -35,6 +35,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Data-plane threads.
     pub threads: usize,
+    /// What clients may take.
+    pub limits: Limits,
 }
 
 /// Limits for clients; what upstream bounds is bounded as there (`secure_serving.go`).
@@ -42,6 +44,8 @@ pub struct Config {
 pub struct Limits {
     /// Connections open at a time; one more is closed at once.
     pub connections_max: usize,
+    /// TLS handshakes under way at a time on one data-plane thread; further connections wait.
+    pub handshakes_max: usize,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// How long the first request, and on HTTP/1.1 each request's headers, may take to come.
@@ -62,6 +66,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 16_384,
+            handshakes_max: 256,
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(32),
             idle_timeout: Duration::from_secs(90),

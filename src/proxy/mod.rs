@@ -7,6 +7,7 @@ mod headers;
 mod outcome;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,18 +41,59 @@ const HEADER_LINES_MAX: usize = 256;
 /// Bytes of all `Connection` headers of a request: each header is compared with what they list.
 const CONNECTION_BYTES_MAX: usize = 1024;
 
-/// How long requests may take.
+/// What requests may take, and what is written of them.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// A request that is not long-running (`--request-timeout`).
+    /// How long a request may take that is not long-running (`--request-timeout`).
     pub request_timeout: Duration,
     /// `/apis/<group>/<version>` (`aggregatedDiscoveryTimeout` upstream).
     pub discovery_timeout: Duration,
+    /// Watches on objects served here last this long at least, and less than twice as long, when
+    /// they do not say how long (`--min-request-timeout`).
+    pub min_request_timeout: Duration,
+    /// Requests that only read and are served at a time, 0 for any number
+    /// (`--max-requests-inflight`).
+    pub requests_max: usize,
+    /// Requests that change something and are served at a time, 0 for any number
+    /// (`--max-mutating-requests-inflight`).
+    pub mutating_requests_max: usize,
+    /// How likely an HTTP/2 client is told to connect anew after a request, from 0 to 0.02
+    /// (`--goaway-chance`).
+    pub goaway_chance: f64,
+    /// The access log, when there is one (`--access-log`).
+    pub access_log: Option<AccessLogConfig>,
+}
+
+/// Where the access log goes, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLogConfig {
+    /// Appended to; `None` for standard output.
+    pub file: Option<PathBuf>,
+    /// The form of its lines.
+    pub format: AccessLogFormat,
+}
+
+/// The form of a log's lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// `key=value` pairs.
+    Text,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { request_timeout: Duration::from_secs(60), discovery_timeout: Duration::from_secs(5) }
+        Self {
+            request_timeout: Duration::from_secs(60),
+            discovery_timeout: Duration::from_secs(5),
+            min_request_timeout: Duration::from_secs(1800),
+            requests_max: 400,
+            mutating_requests_max: 200,
+            goaway_chance: 0.0,
+            access_log: None,
+        }
     }
 }
 

@@ -19,7 +19,8 @@ use crate::rig::{Rig, Setup, eventually, path, within};
 const SHORT: Duration = Duration::from_millis(200);
 
 fn limited(change: impl Fn(&mut Limits) + 'static) -> Setup {
-    Setup::new().edit(move |_: &mut Config, tuning: &mut Tuning| change(&mut tuning.limits))
+    Setup::new()
+        .edit(move |config: &mut Config, _: &mut Tuning| change(&mut config.frontend.limits))
 }
 
 async fn raw(rig: &Rig) -> Http1 {
