@@ -75,7 +75,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
-        objects: ApiServices::new(store.clone()),
+        objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages {
             readiness: readiness.clone(),
             drain: drain.clone(),
