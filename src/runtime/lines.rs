@@ -79,7 +79,7 @@ impl Drop for LineLog {
         state.ended = true;
         self.shared.wake.notify_all();
         let waiting = self.shared.wake.wait_timeout_while(state, END_MAX, |state| !state.written);
-        let (_, waited) = waiting.unwrap_or_else(PoisonError::into_inner);
+        let (_state, waited) = waiting.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             tracing::warn!("access log not written to its end");
         }
@@ -188,12 +188,11 @@ impl Output {
         if batch.is_empty() {
             return;
         }
-        let written = match &mut self.file {
-            Some(file) => file.write_all(batch),
-            None => {
-                let mut output = io::stdout().lock();
-                output.write_all(batch).and_then(|()| output.flush())
-            }
+        let written = if let Some(file) = &mut self.file {
+            file.write_all(batch)
+        } else {
+            let mut output = io::stdout().lock();
+            output.write_all(batch).and_then(|()| output.flush())
         };
         match written {
             Ok(()) => self.failed = false,

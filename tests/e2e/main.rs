@@ -18,6 +18,7 @@ mod http2_client;
 mod pki;
 mod rig;
 
+mod access_log;
 mod deadlines;
 mod ending;
 mod faults;
@@ -25,6 +26,7 @@ mod frontend;
 mod identity;
 mod manifests;
 mod objects;
+mod overload;
 mod pooling;
 mod proxying;
 mod spoofing;
