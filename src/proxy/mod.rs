@@ -285,6 +285,12 @@ impl Connection {
         outcome.set_caller(&caller);
         let table = self.proxy.table.load();
         let route = table.lookup(info);
+        outcome.set_route(match &*route {
+            Route::Documents(_) => &counters.documents,
+            Route::Objects => &counters.objects,
+            Route::Remote(remote) => &remote.backend.metrics,
+            Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
+        });
         refuse_impersonation(&caller, &parts.headers)?;
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
             let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
@@ -293,25 +299,17 @@ impl Connection {
         let permit = auth.authorizer.authorize(caller, info)?;
         match &*route {
             Route::Documents(document) => {
-                outcome.set_route(&counters.documents);
                 let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
                 let bytes = self.proxy.documents.serve(&table, document, negotiated)?;
                 let media = negotiated.accepted.content_type();
                 Ok(with_own_headers(response(StatusCode::OK, media, bytes), outcome))
             }
             Route::Objects => {
-                outcome.set_route(&counters.objects);
                 let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
                 Ok(with_own_headers(answer, outcome))
             }
-            Route::Remote(remote) => {
-                outcome.set_route(&remote.backend.metrics);
-                self.forward(&permit, remote, asked, body, outcome).await
-            }
-            Route::Own(page) => {
-                outcome.set_route(&counters.pages);
-                Ok(with_own_headers(self.page(*page, &table, parts)?, outcome))
-            }
+            Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
+            Route::Own(page) => Ok(with_own_headers(self.page(*page, &table, parts)?, outcome)),
             Route::Local => Err(Rejection::LocalOnly),
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::NotReady => Err(Rejection::NotReady),
