@@ -23,6 +23,7 @@ mod ending;
 mod faults;
 mod frontend;
 mod identity;
+mod impersonation;
 mod manifests;
 mod objects;
 mod pooling;
