@@ -29,4 +29,5 @@ mod objects;
 mod pooling;
 mod proxying;
 mod spoofing;
+mod tracing_context;
 mod watches;
