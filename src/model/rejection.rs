@@ -9,8 +9,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::attributes::Attributes;
 use super::fault::{Fault, Hop, ServicePort};
-use super::request_info::RequestInfo;
 use super::user::User;
 
 /// Seconds that a client shall wait before all paths are known
@@ -288,14 +288,17 @@ impl Rejection {
         }
     }
 
-    /// 403 for `user`, in upstream's words (`responsewriters/errors.go`).
-    pub fn forbidden(user: &User, info: &RequestInfo<'_>) -> Self {
+    /// 403 for `user`, in upstream's words (`responsewriters/errors.go`); `reason` is the
+    /// authorizer's, and may be empty.
+    pub fn forbidden(user: &User, info: &Attributes<'_>, reason: &str) -> Self {
         let who = &user.name;
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         if !info.is_resource {
-            let message = escape_html(&format!(
+            let mut message = escape_html(&format!(
                 "forbidden: User \"{who}\" cannot {} path \"{}\"",
                 info.verb, info.path
             ));
+            message.push_str(&because);
             return Self::Forbidden(Box::new(Details { message, ..Details::default() }));
         }
         let object = qualified(info.resource, info.group);
@@ -319,7 +322,7 @@ impl Rejection {
             let _ = write!(sentence, "in the namespace \"{}\"", info.namespace);
         }
         Self::Forbidden(Box::new(Details {
-            message: escape_html(&sentence),
+            message: escape_html(&sentence) + &because,
             name: info.name.to_owned(),
             group: info.group.to_owned(),
             kind: info.resource.to_owned(),
@@ -380,6 +383,7 @@ fn escape_html(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::request_info::RequestInfo;
     use http::Method;
 
     fn backend(hop: Hop, discovery: bool) -> Rejection {
@@ -428,7 +432,11 @@ mod tests {
     fn check_forbidden(path: &str, expected: &str) {
         let user = User { name: "u".to_owned(), ..User::default() };
         let info = RequestInfo::parse(&Method::GET, path, None).unwrap();
-        assert_eq!(Rejection::forbidden(&user, &info).message(), expected);
+        let attributes = Attributes::from(&info);
+        assert_eq!(Rejection::forbidden(&user, &attributes, "").message(), expected);
+        let reasoned = format!("{expected}: a <reason>");
+        let got = Rejection::forbidden(&user, &attributes, "a <reason>").message();
+        assert_eq!(got, reasoned);
     }
 
     #[test]

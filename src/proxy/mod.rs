@@ -25,7 +25,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth, refuse_impersonation};
+use crate::auth::{Auth, ConnectionAuth};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -281,7 +281,8 @@ impl Connection {
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
-        let caller = auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
+        let mut caller =
+            auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
         outcome.set_caller(&caller);
         let table = self.proxy.table.load();
         let route = table.lookup(info);
@@ -291,7 +292,10 @@ impl Connection {
             Route::Remote(remote) => &remote.backend.metrics,
             Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
         });
-        refuse_impersonation(&caller, &parts.headers)?;
+        if let Some(other) = auth.authorizer.impersonate(&caller, info, &parts.headers)? {
+            outcome.set_caller(&other);
+            caller = other;
+        }
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
             let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
             outcome.enter(kind, caller.user.in_group(GROUP_MASTERS))?;

@@ -96,14 +96,14 @@ impl Outcome {
         }
     }
 
-    /// Who is calling, for the log.
+    /// As whom the request goes on, for the log.
     pub(super) fn set_caller(&mut self, caller: &Arc<Caller>) {
         self.caller = Some(Arc::clone(caller));
     }
 
-    /// True for a caller without credentials.
+    /// True for a caller without credentials, and not for who acts as such a one.
     pub(super) fn is_anonymous(&self) -> bool {
-        self.caller.as_ref().is_some_and(|caller| caller.is_anonymous)
+        self.caller.as_ref().is_some_and(|caller| caller.requestor().is_anonymous)
     }
 
     /// The request is let in, or told to come later; long-running ones always are.
@@ -181,7 +181,9 @@ impl Outcome {
     pub(super) fn log(&self, rejection: &Rejection, parts: &Parts) {
         let code = rejection.code().as_u16();
         let (cause, detail) = (rejection.cause(), rejection.detail());
-        let user = self.caller.as_ref().map(|caller| caller.user.name.as_str()).unwrap_or_default();
+        let caller = self.caller.as_deref();
+        let user = caller.map(|caller| caller.requestor().user.name.as_str()).unwrap_or_default();
+        let impersonated_user = caller.and_then(Caller::impersonated_name);
         let audit_id = self.audit_id.to_str().unwrap_or_default();
         let (method, path) = (&parts.method, parts.uri.path());
         if let Rejection::Backend(backend) = rejection {
@@ -191,6 +193,7 @@ impl Outcome {
                 cause,
                 detail,
                 user,
+                impersonated_user,
                 %method,
                 path,
                 code,
@@ -198,9 +201,29 @@ impl Outcome {
                 "request failed on the way to its backend"
             );
         } else if code >= 500 {
-            tracing::warn!(cause, detail, user, %method, path, code, audit_id, "request failed");
+            tracing::warn!(
+                cause,
+                detail,
+                user,
+                impersonated_user,
+                %method,
+                path,
+                code,
+                audit_id,
+                "request failed"
+            );
         } else {
-            tracing::debug!(cause, detail, user, %method, path, code, audit_id, "request rejected");
+            tracing::debug!(
+                cause,
+                detail,
+                user,
+                impersonated_user,
+                %method,
+                path,
+                code,
+                audit_id,
+                "request rejected"
+            );
         }
     }
 }
@@ -243,8 +266,8 @@ impl Outcome {
         log.write(&Line {
             entry,
             verb: self.verb,
-            user: caller.map(|caller| caller.user.name.as_str()).unwrap_or_default(),
-            impersonated_by: "",
+            user: caller.map(|caller| caller.requestor().user.name.as_str()).unwrap_or_default(),
+            impersonated_user: caller.and_then(Caller::impersonated_name).unwrap_or_default(),
             client: self.connection.client.as_bytes(),
             api_service: self.route.api_service(),
             endpoint: self.endpoint,
