@@ -2,17 +2,19 @@
 //!
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Request;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
-use crate::admin::Pages;
+use crate::admin::{Health, LogCheck, Pages};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
@@ -72,15 +74,16 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
+    let health = Health {
+        readiness: readiness.clone(),
+        drain: drain.clone(),
+        log: LogCheck::start(flush_log).context("cannot start a thread")?,
+    };
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
-        pages: Pages {
-            readiness: readiness.clone(),
-            drain: drain.clone(),
-            metrics: Arc::clone(&metrics),
-        },
+        pages: Pages::new(health, Arc::clone(&metrics), Handle::current()),
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
@@ -117,6 +120,12 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         }
     });
     Ok(Running { address, trigger, frontend, _tasks: tasks })
+}
+
+/// Writes out what the log holds; blocks while somebody cannot get a line out.
+fn flush_log() {
+    // An error is no block: the log is gone, and lines are lost without holding anybody up.
+    std::io::stderr().lock().flush().ok();
 }
 
 fn control_tasks(

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod endpoints;
 pub mod fault;
 pub mod field_error;
+pub mod health;
 pub mod history;
 pub mod list_options;
 pub mod negotiated;

@@ -79,7 +79,7 @@ impl Drop for LineLog {
         state.ended = true;
         self.shared.wake.notify_all();
         let waiting = self.shared.wake.wait_timeout_while(state, END_MAX, |state| !state.written);
-        let (_, waited) = waiting.unwrap_or_else(PoisonError::into_inner);
+        let (_state, waited) = waiting.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             tracing::warn!("access log not written to its end");
         }

@@ -18,6 +18,7 @@ mod http2_client;
 mod pki;
 mod rig;
 
+mod admin;
 mod deadlines;
 mod ending;
 mod faults;
