@@ -38,6 +38,11 @@ impl Background {
         Self { runtime, turns, waiting: AtomicUsize::new(0) }
     }
 
+    /// The runtime on whose threads pages are made.
+    pub(super) fn runtime(&self) -> Handle {
+        self.runtime.clone()
+    }
+
     /// Runs `make` when its turn comes; it keeps its turn to its end, also when nobody waits for it
     /// any more.
     pub(super) async fn run<T: Send + 'static>(

@@ -4,6 +4,8 @@
 //! Health is answered at once, by the thread that is asked; what takes long is made elsewhere.
 
 mod background;
+mod certificates;
+mod debug;
 mod health;
 mod log_check;
 
@@ -16,6 +18,9 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use self::background::Background;
+pub use self::certificates::CertificatesInUse;
+use self::debug::Selection;
+pub use self::debug::{ConnectionsByThread, Inside};
 pub use self::health::Health;
 pub use self::log_check::LogCheck;
 use crate::body::{Body, response};
@@ -23,7 +28,9 @@ use crate::model::health::Probe;
 use crate::model::negotiated::Negotiated;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
+use crate::model::routing_table::RoutingTable;
 use crate::runtime::telemetry::Metrics;
+use crate::upstream::Upstream;
 
 /// Kubernetes' minor version whose behaviour portico follows.
 const MINOR: &str = "37";
@@ -36,14 +43,15 @@ const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Debug)]
 pub struct Pages {
     health: Health,
+    inside: Inside,
     metrics: Arc<Metrics>,
     background: Background,
 }
 
 impl Pages {
     /// Long pages are made by `runtime`, which must be none of the data plane's.
-    pub fn new(health: Health, metrics: Arc<Metrics>, runtime: Handle) -> Self {
-        Self { health, metrics, background: Background::new(runtime) }
+    pub fn new(health: Health, inside: Inside, metrics: Arc<Metrics>, runtime: Handle) -> Self {
+        Self { health, inside, metrics, background: Background::new(runtime) }
     }
 
     /// `/livez`, `/readyz`, `/healthz` and the paths of their checks.
@@ -78,6 +86,27 @@ impl Pages {
             paths.append(&mut own);
             paths.sort();
             indented(&json!({ "paths": paths }))
+        });
+        Ok(response(StatusCode::OK, JSON, made.await??))
+    }
+
+    /// `/debug/portico`; whether the caller may see it is for the pipeline to say.
+    pub async fn debug(
+        &self,
+        method: &Method,
+        table: &Arc<RoutingTable<Upstream>>,
+        query: &Query,
+    ) -> Result<Response<Body>, Rejection> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            return Err(Rejection::MethodNotAllowed);
+        }
+        let selection = Selection::parse(query)?;
+        let (inside, table) = (self.inside.clone(), Arc::clone(table));
+        let life = (self.health.readiness.clone(), self.health.drain.clone());
+        let runtime = self.background.runtime();
+        let made = self.background.run(move || {
+            let life = (&life.0, &life.1);
+            indented(&debug::page(&inside, life, &table, &selection, &runtime))
         });
         Ok(response(StatusCode::OK, JSON, made.await??))
     }

@@ -22,7 +22,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth, refuse_impersonation};
+use crate::auth::{Auth, ConnectionAuth, Permit, refuse_impersonation};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -293,7 +293,7 @@ impl Connection {
             Route::Own(page) => {
                 outcome.set_route(&counters.pages);
                 // In a box, so that other requests' futures do not grow by the pages'.
-                let page = Box::pin(self.page(*page, &table, asked));
+                let page = Box::pin(self.page(*page, &table, asked, &permit));
                 Ok(with_own_headers(page.await?, outcome))
             }
             Route::Local => Err(Rejection::LocalOnly),
@@ -307,6 +307,7 @@ impl Connection {
         page: Page,
         table: &Arc<RoutingTable<Upstream>>,
         asked: Asked<'_>,
+        permit: &Permit,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts } = asked;
         let (pages, query) = (&self.proxy.pages, query(parts));
@@ -322,7 +323,10 @@ impl Connection {
                 let table = Arc::clone(table);
                 pages.index(move || aggregate::paths(&table)).await
             }
-            Page::Debug => Err(Rejection::PathNotFound),
+            Page::Debug => {
+                permit.masters_only(info)?;
+                pages.debug(&parts.method, table, &query).await
+            }
         }
     }
 

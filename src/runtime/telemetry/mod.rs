@@ -325,6 +325,11 @@ impl RouteMetrics {
         )
     }
 
+    /// Requests that are being served; asking makes no series.
+    pub fn requests_in_flight(&self) -> i64 {
+        self.in_flight.get().map_or(0, IntGauge::get)
+    }
+
     /// Counts one request; the duration is left out for long-running ones.
     pub fn record(&self, verb: &'static str, code: u16, seconds: Option<f64>) {
         let known = self.series.load();
