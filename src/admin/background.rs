@@ -58,9 +58,9 @@ impl Background {
         let turn = turn.map_err(|error| internal(&error))?;
         drop(waiting);
         let making = self.runtime.spawn_blocking(move || {
-            let made = make();
+            let page = make();
             drop(turn);
-            made
+            page
         });
         making.await.map_err(|error| internal(&error))
     }

@@ -4,7 +4,7 @@
 //! there are, the page is bounded: `?limit=` of them in order of name, or those that `?apiservice=`
 //! names, and how many were left out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -160,14 +160,14 @@ impl Backends {
     }
 
     fn describe(&self, threads: &[ThreadState]) -> Vec<Value> {
-        let mut slots: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
+        let mut slots: HashMap<u64, Vec<Value>> = HashMap::new();
         for thread in threads {
             for state in thread.slots.iter().flatten() {
                 slots.entry(state.endpoint).or_default().push(slot(&thread.thread, state));
             }
         }
         let states = self.states.iter().enumerate();
-        states.map(|(at, state)| backend(at, state, &mut slots)).collect()
+        states.map(|(at, state)| backend(at, state, &slots)).collect()
     }
 }
 
@@ -193,10 +193,12 @@ fn api_service(name: &str, entry: &Entry<Upstream>, backends: &Backends) -> Valu
     value
 }
 
-fn backend(at: usize, state: &BackendState, slots: &mut BTreeMap<u64, Vec<Value>>) -> Value {
+fn backend(at: usize, state: &BackendState, slots: &HashMap<u64, Vec<Value>>) -> Value {
     let shown = state.endpoints.iter().take(ENDPOINTS_SHOWN_MAX);
     let endpoints: Vec<Value> = shown
-        .map(|endpoint| describe_endpoint(endpoint, slots.remove(&endpoint.id).unwrap_or_default()))
+        .map(|endpoint| {
+            describe_endpoint(endpoint, slots.get(&endpoint.id).map_or(&[], Vec::as_slice))
+        })
         .collect();
     let external_name = match &state.targets {
         Targets::Addresses(_) => None,
@@ -213,7 +215,7 @@ fn backend(at: usize, state: &BackendState, slots: &mut BTreeMap<u64, Vec<Value>
     })
 }
 
-fn describe_endpoint(endpoint: &EndpointState, pools: Vec<Value>) -> Value {
+fn describe_endpoint(endpoint: &EndpointState, pools: &[Value]) -> Value {
     json!({
         "address": endpoint.address.to_string(),
         "requestsInFlight": endpoint.in_flight,

@@ -69,7 +69,7 @@ mod tests {
         has_entered.recv().unwrap();
         let stuck = *check.flushed.lock().unwrap();
         let late = stuck + FLUSH_AGE_MAX;
-        assert_eq!(check.fault(late - Duration::from_nanos(1)), None);
+        assert_eq!(check.fault(stuck + FLUSH_AGE_MAX / 2), None);
         assert_eq!(check.fault(late), Some(BLOCKED));
         release.send(()).unwrap();
         // Only after it has noted the first flush does it begin the second.

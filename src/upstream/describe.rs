@@ -100,8 +100,11 @@ pub(super) struct Question {
 /// The pools of all data-plane threads, by the threads' names.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
-    asked: Arc<Mutex<Vec<(String, mpsc::Sender<Question>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
 }
+
+/// A thread's name, and where its pool is asked.
+type Asked = (String, mpsc::Sender<Question>);
 
 impl Pools {
     /// Adds the pool of the calling thread.
@@ -173,7 +176,7 @@ mod tests {
                 answer.send(endpoints.iter().map(slot).collect()).unwrap();
             }
         });
-        let endpoints: Vec<u64> = (0..2 * ASKED_MAX as u64 + 1).collect();
+        let endpoints: Vec<u64> = (0..=2 * ASKED_MAX as u64).collect();
         let [answers, gone] = pools.describe(&endpoints).await.try_into().unwrap();
         let got: Vec<u64> = answers.slots.unwrap().iter().map(|slot| slot.endpoint).collect();
         assert_eq!((got, gone.thread.as_str()), (endpoints, "gone"));
