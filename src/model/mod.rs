@@ -8,6 +8,7 @@ pub mod duration;
 pub mod endpoints;
 pub mod fault;
 pub mod field_error;
+pub mod health;
 pub mod history;
 pub mod impersonation;
 pub mod list_options;

@@ -25,7 +25,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth};
+use crate::auth::{Auth, ConnectionAuth, Permit};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -313,32 +313,41 @@ impl Connection {
                 Ok(with_own_headers(answer, outcome))
             }
             Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
-            Route::Own(page) => Ok(with_own_headers(self.page(*page, &table, parts)?, outcome)),
+            Route::Own(page) => {
+                // In a box, so that other requests' futures do not grow by the pages'.
+                let page = Box::pin(self.page(*page, &table, asked, &permit));
+                Ok(with_own_headers(page.await?, outcome))
+            }
             Route::Local => Err(Rejection::LocalOnly),
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::NotReady => Err(Rejection::NotReady),
         }
     }
 
-    fn page(
+    async fn page(
         &self,
         page: Page,
-        table: &RoutingTable<Upstream>,
-        parts: &Parts,
+        table: &Arc<RoutingTable<Upstream>>,
+        asked: Asked<'_>,
+        permit: &Permit,
     ) -> Result<Response<Body>, Rejection> {
+        let Asked { info, parts, .. } = asked;
         let (pages, query) = (&self.proxy.pages, query(parts));
-        let negotiated = || Negotiated::new(&parts.headers, &query, Offer::Plain);
         match page {
-            Page::Livez => Ok(pages.live("livez", &query)),
-            Page::Healthz => Ok(pages.live("healthz", &query)),
-            Page::Readyz => Ok(pages.ready(&query)),
-            Page::Metrics => pages.metrics(),
-            Page::Version => pages.version(negotiated()?),
+            Page::Health(probe) => pages.health(probe, info.path, &query),
+            Page::Metrics => pages.metrics().await,
+            Page::Version => {
+                let negotiated = Negotiated::new(&parts.headers, &query, Offer::Plain)?;
+                pages.version(&parts.method, negotiated)
+            }
             Page::OpenApiV2 => Ok(pages.openapi_v2()),
             Page::Index => {
-                let negotiated = Negotiated { pretty: true, ..negotiated()? };
-                let bytes = Bytes::from(negotiated.encode(&aggregate::paths(table))?);
-                Ok(response(StatusCode::OK, negotiated.accepted.content_type(), bytes))
+                let table = Arc::clone(table);
+                pages.index(move || aggregate::paths(&table)).await
+            }
+            Page::Debug => {
+                permit.masters_only(info)?;
+                pages.debug(&parts.method, table, &query).await
             }
         }
     }

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::Config;
+use super::describe::ConnectionState;
 use super::dial::{DialTimes, Dialed, Noted, Watched};
 use super::endpoint::{Endpoint, Place};
 use super::pool::{Pool, SlotKey};
@@ -110,6 +111,12 @@ impl State {
             return false;
         }
         now - *since.get_or_insert(now) >= timeout
+    }
+
+    /// For how long nothing has been open on it, as far as the sweep has seen it.
+    fn idle(&self) -> Option<Duration> {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|_| self.in_flight() == 0).map(|since| since.elapsed())
     }
 
     /// The fault that ended the connection, if TLS told one.
@@ -249,6 +256,16 @@ impl Http2 {
         }
     }
 
+    /// What it is like now.
+    pub(super) fn describe(&self) -> ConnectionState {
+        ConnectionState {
+            protocol: "h2",
+            streams: self.state.in_flight(),
+            streams_max: self.sender.current_max_send_streams(),
+            idle: self.state.idle(),
+        }
+    }
+
     /// How many requests the connection may carry at a time.
     pub(super) fn limit(&self) -> usize {
         self.sender.current_max_send_streams().min(STREAMS_MAX)
@@ -316,6 +333,16 @@ async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
 }
 
 impl Http1 {
+    /// What it is like while it is idle.
+    pub(super) fn describe(&self) -> ConnectionState {
+        ConnectionState {
+            protocol: "http/1.1",
+            streams: 0,
+            streams_max: 1,
+            idle: Some(self.idle_since.elapsed()),
+        }
+    }
+
     /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
     pub(super) async fn start(
         dialed: Dialed,

@@ -7,6 +7,7 @@
 
 mod balance;
 mod connection;
+mod describe;
 mod dial;
 mod endpoint;
 mod exchange;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use connection::Lease;
+pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
 pub use endpoint::{Backend, Endpoint};
 pub use exchange::{Answer, Outgoing, Progress, Retried};

@@ -248,6 +248,11 @@ impl RouteMetrics {
         Some(self.in_flight.get_or_init(|| vec.with_label_values(&[name])))
     }
 
+    /// Requests that are being served; asking makes no series.
+    pub fn requests_in_flight(&self) -> i64 {
+        self.in_flight.get().map_or(0, IntGauge::get)
+    }
+
     /// The gauge of tunnels that are open; none for what portico serves itself.
     pub fn tunnels(&self) -> Option<&IntGauge> {
         let name = self.api_service.as_deref()?;
