@@ -9,6 +9,7 @@ mod caller;
 mod identity_headers;
 mod request_header;
 mod token_file;
+mod websocket_protocol;
 mod x509;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ pub use authorize::{Authorizer, Permit, refuse_impersonation};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
 pub use token_file::{TokenFileError, Tokens};
+pub use websocket_protocol::{names_token, without_tokens};
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).

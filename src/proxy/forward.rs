@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::header::LOCATION;
 use http::uri::PathAndQuery;
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
@@ -28,7 +28,7 @@ impl Connection {
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts } = asked;
+        let Asked { info, parts, .. } = asked;
         let failed = |fault: Fault| reject(remote, info, fault);
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
@@ -68,11 +68,14 @@ impl Connection {
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
             return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
         }
+        if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(Fault::from(Hop::WrongUpgrade).at(progress.endpoint())));
+        }
         Ok(respond(answer, deadline, outcome))
     }
 
     /// When the answer must be complete; none for long-running requests.
-    fn deadline(&self, info: &RequestInfo<'_>, begun: Instant) -> Option<Instant> {
+    pub(super) fn deadline(&self, info: &RequestInfo<'_>, begun: Instant) -> Option<Instant> {
         let config = &self.proxy.config;
         if info.is_long_running() {
             None
@@ -84,7 +87,8 @@ impl Connection {
     }
 }
 
-fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
+/// A fault on the way to the backend as the client gets it.
+pub(super) fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
     Rejection::Backend(Box::new(BackendFault {
         api_service: Arc::clone(&remote.name),
         service: remote.service.clone(),
@@ -93,7 +97,12 @@ fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Re
     }))
 }
 
-fn respond(answer: Answer, deadline: Option<Instant>, outcome: &mut Outcome) -> Response<Body> {
+/// The backend's answer as the client gets it.
+pub(super) fn respond(
+    answer: Answer,
+    deadline: Option<Instant>,
+    outcome: &mut Outcome,
+) -> Response<Body> {
     let Answer { mut head, mut body, lease } = answer;
     let seconds = outcome.begun().elapsed().as_secs_f64();
     lease.endpoint().metrics().answered(head.status.as_u16(), seconds);

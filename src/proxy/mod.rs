@@ -5,6 +5,7 @@
 mod forward;
 mod headers;
 mod outcome;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -150,6 +151,8 @@ impl std::fmt::Debug for TrailerFilterHolder {
 struct Asked<'a> {
     info: &'a RequestInfo<'a>,
     parts: &'a Parts,
+    /// True when it asks for another protocol.
+    upgrade: bool,
 }
 
 /// One client connection as its requests see it.
@@ -233,11 +236,12 @@ impl Connection {
                 return Self::rejected(&rejection, &parts, outcome);
             }
         };
-        let (verb, long_running) = (info.metrics_verb(), info.is_long_running());
+        let upgrade = upgrade::is_asked(&parts);
+        let (verb, long_running) = (info.metrics_verb(), upgrade || info.is_long_running());
         let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
         let deadline = outcome.begun() + self.proxy.config.request_timeout;
-        let asked = Asked { info: &info, parts: &parts };
-        match self.try_handle(asked, body, &mut outcome).await {
+        let asked = Asked { info: &info, parts: &parts, upgrade };
+        let mut answer = match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
                 if !long_running {
@@ -253,7 +257,11 @@ impl Connection {
                 outcome.rejected(&rejection);
                 Self::rejected(&rejection, &parts, outcome)
             }
+        };
+        if upgrade {
+            upgrade::close_if_refused(&mut answer);
         }
+        answer
     }
 
     /// A request's whole way.
@@ -263,7 +271,7 @@ impl Connection {
         body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts } = asked;
+        let Asked { info, parts, upgrade } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
@@ -273,6 +281,9 @@ impl Connection {
         let route = table.lookup(info);
         refuse_impersonation(&caller, &parts.headers)?;
         let permit = auth.authorizer.authorize(caller, info)?;
+        if upgrade {
+            upgrade::check(asked, &route, &body)?;
+        }
         match &*route {
             Route::Documents(document) => {
                 outcome.set_route(&counters.documents);
@@ -288,6 +299,9 @@ impl Connection {
             }
             Route::Remote(remote) => {
                 outcome.set_route(&remote.backend.metrics);
+                if upgrade {
+                    return Box::pin(self.switch(&permit, remote, asked, outcome)).await;
+                }
                 self.forward(&permit, remote, asked, body, outcome).await
             }
             Route::Own(page) => {

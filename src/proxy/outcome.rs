@@ -7,10 +7,10 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
 use crate::auth::Caller;
-use crate::body::{BodyError, Observe};
+use crate::body::{BodyError, Direction, Observe};
 use crate::model::rejection::Rejection;
 use crate::runtime::lifecycle::OpenGuard;
-use crate::runtime::telemetry::{Metrics, RouteMetrics};
+use crate::runtime::telemetry::{Metrics, RouteMetrics, TunnelMetrics};
 use crate::upstream::Lease;
 
 /// The code under which upstream's metrics count a client that went away before its answer.
@@ -31,7 +31,16 @@ pub(super) struct Outcome {
     caller: Option<Arc<Caller>>,
     /// The stream to the backend; ends with the response.
     pub(super) lease: Option<Lease>,
+    tunnel: Option<Box<Tunnelled>>,
     _open: OpenGuard,
+}
+
+/// What a tunnel has carried so far, in bytes.
+#[derive(Debug)]
+struct Tunnelled {
+    to_backend: u64,
+    to_client: u64,
+    metrics: TunnelMetrics,
 }
 
 impl Outcome {
@@ -57,6 +66,7 @@ impl Outcome {
             cause: None,
             caller: None,
             lease: None,
+            tunnel: None,
             _open: open,
         }
     }
@@ -77,6 +87,14 @@ impl Outcome {
             gauge.inc();
         }
         self.route = Arc::clone(route);
+    }
+
+    /// The connection becomes a tunnel, which is counted until the record is dropped.
+    pub(super) fn tunnels(&mut self) {
+        let Some(metrics) = self.route.tunnels() else { return };
+        metrics.open.inc();
+        self.tunnel =
+            Some(Box::new(Tunnelled { to_backend: 0, to_client: 0, metrics: metrics.clone() }));
     }
 
     /// The response's code is known.
@@ -129,6 +147,21 @@ impl Outcome {
 }
 
 impl Observe for Outcome {
+    fn carried(&mut self, direction: Direction, bytes: usize) {
+        let Some(tunnel) = &mut self.tunnel else { return };
+        let bytes = bytes as u64;
+        match direction {
+            Direction::ToBackend => {
+                tunnel.to_backend += bytes;
+                tunnel.metrics.to_backend.inc_by(bytes);
+            }
+            Direction::ToClient => {
+                tunnel.to_client += bytes;
+                tunnel.metrics.to_client.inc_by(bytes);
+            }
+        }
+    }
+
     fn ended(&mut self, error: Option<&BodyError>) {
         match error {
             None => {
@@ -166,6 +199,16 @@ impl Outcome {
 impl Drop for Outcome {
     fn drop(&mut self) {
         self.inflight.dec();
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.metrics.open.dec();
+            tracing::debug!(
+                apiservice = self.route.api_service(),
+                audit_id = self.audit_id.to_str().unwrap_or_default(),
+                bytes_to_backend = tunnel.to_backend,
+                bytes_to_client = tunnel.to_client,
+                "tunnel closed"
+            );
+        }
         if let Some(gauge) = self.route.in_flight() {
             gauge.dec();
         }

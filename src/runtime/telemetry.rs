@@ -55,6 +55,8 @@ struct RouteVecs {
     durations: HistogramVec,
     terminations: IntCounterVec,
     in_flight: IntGaugeVec,
+    tunnels: IntGaugeVec,
+    tunnel_bytes: IntCounterVec,
 }
 
 /// What is counted by endpoint.
@@ -147,6 +149,8 @@ impl Metrics {
             Box::new(self.routes.durations.clone()),
             Box::new(self.routes.terminations.clone()),
             Box::new(self.routes.in_flight.clone()),
+            Box::new(self.routes.tunnels.clone()),
+            Box::new(self.routes.tunnel_bytes.clone()),
             Box::new(self.endpoints.requests.clone()),
             Box::new(self.endpoints.first_byte.clone()),
             Box::new(self.endpoints.in_flight.clone()),
@@ -196,6 +200,16 @@ impl RouteVecs {
                 "portico_apiservice_requests_in_flight",
                 "Requests that are being served, by APIService.",
                 &["apiservice"],
+            )?,
+            tunnels: gauge(
+                "portico_tunnels",
+                "Connections that were upgraded to WebSocket or SPDY and are open, by APIService.",
+                &["apiservice"],
+            )?,
+            tunnel_bytes: counter(
+                "portico_tunnel_bytes_total",
+                "Bytes carried by upgraded connections, by APIService and direction.",
+                &["apiservice", "direction"],
             )?,
         })
     }
@@ -260,7 +274,22 @@ pub struct RouteMetrics {
     component: &'static str,
     series: ArcSwap<Vec<Series>>,
     in_flight: OnceLock<IntGauge>,
+    tunnels: OnceLock<TunnelMetrics>,
 }
+
+/// The series of one APIService's tunnels.
+#[derive(Clone, Debug)]
+pub struct TunnelMetrics {
+    /// Tunnels that are open.
+    pub open: IntGauge,
+    /// Bytes from clients.
+    pub to_backend: IntCounter,
+    /// Bytes from backends.
+    pub to_client: IntCounter,
+}
+
+/// Values of `direction`.
+const DIRECTIONS: [&str; 2] = ["to_backend", "to_client"];
 
 #[derive(Clone, Debug)]
 struct Series {
@@ -309,6 +338,7 @@ impl RouteMetrics {
             component,
             series: ArcSwap::default(),
             in_flight: OnceLock::new(),
+            tunnels: OnceLock::new(),
         }
     }
 
@@ -323,6 +353,18 @@ impl RouteMetrics {
         Some(
             self.in_flight.get_or_init(|| self.metrics.routes.in_flight.with_label_values(&[name])),
         )
+    }
+
+    /// The series of tunnels, made on first use; none for what portico serves itself.
+    pub fn tunnels(&self) -> Option<&TunnelMetrics> {
+        let name = self.api_service.as_deref()?;
+        let routes = &self.metrics.routes;
+        let bytes = |direction| routes.tunnel_bytes.with_label_values(&[name, direction]);
+        Some(self.tunnels.get_or_init(|| {
+            let [to_backend, to_client] = DIRECTIONS.map(bytes);
+            let open = routes.tunnels.with_label_values(&[name]);
+            TunnelMetrics { open, to_backend, to_client }
+        }))
     }
 
     /// Counts one request; the duration is left out for long-running ones.
@@ -373,6 +415,13 @@ impl Drop for RouteMetrics {
         }
         if self.in_flight.get().is_some() {
             forget(self.metrics.routes.in_flight.remove_label_values(&[name]));
+        }
+        if self.tunnels.get().is_some() {
+            forget(self.metrics.routes.tunnels.remove_label_values(&[name]));
+            for direction in DIRECTIONS {
+                let labels = [name, direction];
+                forget(self.metrics.routes.tunnel_bytes.remove_label_values(&labels));
+            }
         }
     }
 }
