@@ -20,6 +20,7 @@ pub mod request_info;
 pub mod routing_table;
 pub mod selector;
 pub mod table;
+pub mod upgrade;
 pub mod user;
 pub mod watch_events;
 pub mod watcher;

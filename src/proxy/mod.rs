@@ -7,6 +7,7 @@ mod admission;
 mod forward;
 mod headers;
 mod outcome;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -151,6 +152,8 @@ impl std::fmt::Debug for TrailerFilterHolder {
 struct Asked<'a> {
     info: &'a RequestInfo<'a>,
     parts: &'a Parts,
+    /// True when it asks for another protocol.
+    upgrade: bool,
     /// When the answer must be complete; none for long-running requests.
     deadline: Option<Instant>,
 }
@@ -243,7 +246,8 @@ impl Connection {
                 return Self::rejected(&rejection, &parts, Box::new(outcome));
             }
         };
-        let kind = (info.metrics_verb(), info.is_long_running());
+        let upgrade = upgrade::is_asked(&parts);
+        let kind = (info.metrics_verb(), upgrade || info.is_long_running());
         let mut outcome = Box::new(Outcome::new(&self, kind, &parts, audit_id));
         let most = self.proxy.config.request_timeout;
         let deadline = match info.timeout(parts.uri.query(), most) {
@@ -253,11 +257,11 @@ impl Connection {
                 return Self::rejected(&rejection, &parts, outcome);
             }
         };
-        let asked = Asked { info: &info, parts: &parts, deadline };
-        match self.try_handle(asked, body, &mut outcome).await {
+        let asked = Asked { info: &info, parts: &parts, upgrade, deadline };
+        let mut answer = match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
-                if let Some(deadline) = deadline {
+                if let (Some(deadline), false) = (deadline, upgrade) {
                     // A client that does not read must not hold what is made here for ever.
                     answered.body_mut().limit(deadline.into());
                 }
@@ -267,7 +271,11 @@ impl Connection {
                 with_observer(answered, outcome)
             }
             Err(rejection) => Self::rejected(&rejection, &parts, outcome),
+        };
+        if upgrade {
+            upgrade::close_if_refused(&mut answer);
         }
+        answer
     }
 
     /// A request's whole way.
@@ -277,7 +285,7 @@ impl Connection {
         body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts, .. } = asked;
+        let Asked { info, parts, upgrade, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
@@ -301,6 +309,9 @@ impl Connection {
             outcome.enter(kind, caller.user.in_group(GROUP_MASTERS))?;
         }
         let permit = auth.authorizer.authorize(caller, info)?;
+        if upgrade {
+            upgrade::check(asked, &route, &body)?;
+        }
         match &*route {
             Route::Documents(document) => {
                 let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
@@ -311,6 +322,9 @@ impl Connection {
             Route::Objects => {
                 let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
                 Ok(with_own_headers(answer, outcome))
+            }
+            Route::Remote(remote) if upgrade => {
+                Box::pin(self.switch(&permit, remote, asked, outcome)).await
             }
             Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
             Route::Own(page) => {

@@ -82,7 +82,16 @@ pub struct Lease {
 #[derive(Debug)]
 enum Kind {
     Http2(Arc<State>),
-    Http1 { connection: Option<Http1>, pool: Arc<Pool>, key: SlotKey },
+    Http1 {
+        connection: Option<Http1>,
+        pool: Arc<Pool>,
+        key: SlotKey,
+    },
+    /// A connection for this request alone; what carries it ends with the lease.
+    Dedicated {
+        _driver: AbortOnDrop,
+        _counted: Counted,
+    },
 }
 
 impl State {
@@ -140,11 +149,18 @@ impl Lease {
         Self { place, kind, times, upload: None }
     }
 
+    /// Holds a connection that is for one request only, with the task that carries it.
+    pub(super) fn dedicated(place: Place, times: DialTimes, driver: AbortOnDrop) -> Self {
+        let counted = Counted::new(Arc::clone(place.endpoint()));
+        let kind = Kind::Dedicated { _driver: driver, _counted: counted };
+        Self { place, kind, times, upload: None }
+    }
+
     /// The connection's sender, for HTTP/1.1.
     pub(super) fn http1_mut(&mut self) -> Option<&mut Http1> {
         match &mut self.kind {
             Kind::Http1 { connection, .. } => connection.as_mut(),
-            Kind::Http2(_) => None,
+            Kind::Http2(_) | Kind::Dedicated { .. } => None,
         }
     }
 
@@ -153,6 +169,7 @@ impl Lease {
         match &self.kind {
             Kind::Http2(state) => state.noted(),
             Kind::Http1 { connection, .. } => connection.as_ref()?.noted.get().cloned(),
+            Kind::Dedicated { .. } => None,
         }
     }
 
@@ -273,6 +290,7 @@ impl Http2 {
 }
 
 /// Counts a connection for as long as it is open.
+#[derive(Debug)]
 struct Counted(Arc<Endpoint>);
 
 impl Counted {

@@ -18,10 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{Http1, Http2, Lease};
 use super::describe::{CONNECTIONS_SHOWN_MAX, QUESTIONS_MAX, Question, SlotState};
-use super::dial::dial;
+use super::dial::{Protocols, dial};
 use super::endpoint::{Backend, Endpoint, Place};
 use super::exchange::{Answer, Outgoing, Step, exchange_http1, exchange_http2, http2_head};
-use super::retry::{Failed, Retry, TRIES_MAX};
+use super::retry::{Failed, Retry, Tried};
 use super::{Config, balance};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
@@ -34,8 +34,8 @@ const SWEEP_MIN: std::time::Duration = std::time::Duration::from_millis(1);
 /// HTTP/2 connections to one endpoint per thread and class; past it callers are told to come later.
 const CONNECTIONS_MAX: usize = 256;
 /// Requests open on one endpoint past which no connection is opened for a single request, which is
-/// what HTTP/1.1 and anonymous callers need.
-const EXCLUSIVE_MAX: usize = 4096;
+/// what HTTP/1.1, upgrades and anonymous callers need.
+pub(super) const EXCLUSIVE_MAX: usize = 4096;
 /// Connections in a row that end before their first request until callers are told so.
 const USELESS_MAX: u32 = 3;
 
@@ -123,7 +123,7 @@ impl Pool {
         mut body: Body,
     ) -> Result<Answer, Fault> {
         let endpoints = backend.endpoints().await?;
-        let mut tried = smallvec::SmallVec::<[u64; TRIES_MAX]>::new();
+        let mut tried = Tried::new();
         loop {
             let Some(endpoint) = balance::choose(&endpoints, &tried) else {
                 return Err(Hop::NoEndpoints.into());
@@ -134,14 +134,7 @@ impl Pool {
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
-                    let again = match failed.retry {
-                        Retry::Never => false,
-                        Retry::Elsewhere => {
-                            endpoints.iter().any(|other| !tried.contains(&other.id))
-                        }
-                        Retry::Anywhere => true,
-                    };
-                    if !again || tried.len() >= TRIES_MAX {
+                    if !failed.may_try_again(&endpoints, &tried) {
                         return Err(failed.fault);
                     }
                     let cause = failed.fault.hop.word();
@@ -297,7 +290,7 @@ impl Pool {
         endpoint: &Arc<Endpoint>,
         key: SlotKey,
     ) -> Result<(), Fault> {
-        let dialed = dial(backend, endpoint).await?;
+        let dialed = dial(backend, endpoint, Protocols::Any).await?;
         if dialed.http2 {
             let connection = Http2::start(dialed, &self.config, endpoint).await?;
             self.slots().entry(key).or_default().http2.push(connection);
