@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_websocket_request_asks_for_nothing_else() {
-        let asked = |value| is_websocket(&headers(&[("connection", "Upgrade"), ("upgrade", value)]));
+        let asked =
+            |value| is_websocket(&headers(&[("connection", "Upgrade"), ("upgrade", value)]));
         assert!(asked("WebSocket"));
         assert!(!asked("SPDY/3.1"));
         assert!(!asked("websocket, SPDY/3.1"));

@@ -118,8 +118,7 @@ impl Connection {
     /// The headers of any request, with those of the upgrade.
     fn headers(&self, permit: &Permit, parts: &Parts, audit_id: &HeaderValue) -> HeaderMap {
         let identity = &self.proxy.auth.identity_headers;
-        let mut to =
-            headers::for_backend(parts, permit.caller(), identity, &self.client, audit_id);
+        let mut to = headers::for_backend(parts, permit.caller(), identity, &self.client, audit_id);
         to.insert(CONNECTION, UPGRADE_LISTED);
         for protocols in parts.headers.get_all(UPGRADE) {
             to.append(UPGRADE, protocols.clone());

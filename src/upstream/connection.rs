@@ -78,9 +78,16 @@ pub struct Lease {
 #[derive(Debug)]
 enum Kind {
     Http2(Arc<State>),
-    Http1 { connection: Option<Http1>, pool: Arc<Pool>, key: SlotKey },
+    Http1 {
+        connection: Option<Http1>,
+        pool: Arc<Pool>,
+        key: SlotKey,
+    },
     /// A connection for this request alone; what carries it ends with the lease.
-    Dedicated { _driver: AbortOnDrop, _counted: Counted },
+    Dedicated {
+        _driver: AbortOnDrop,
+        _counted: Counted,
+    },
 }
 
 impl State {

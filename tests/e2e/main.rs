@@ -17,6 +17,7 @@ mod http1_client;
 mod http2_client;
 mod pki;
 mod rig;
+mod switch_backend;
 
 mod deadlines;
 mod ending;
@@ -28,4 +29,5 @@ mod objects;
 mod pooling;
 mod proxying;
 mod spoofing;
+mod upgrades;
 mod watches;
