@@ -69,7 +69,7 @@ impl SwitchBackend {
 /// By the path's last part: `echo` gives bytes back, `greet` does after a greeting in the same record
 /// as the head, `leave` says goodbye and closes, `messages` gives WebSocket messages back, `large-<n>`
 /// sends n bytes and closes, `count` tells at the client's end how many came — before it closes;
-/// `code-<n>` answers with that code and a body, `offer` with 426, `moved` with a redirect; `other`,
+/// `hang` never answers, `code-<n>` answers with that code and a body, `offer` with 426, `moved` with a redirect; `other`,
 /// `two`, `none` and `token` switch to what was not asked for.
 async fn serve(mut stream: Stream, seen: &Mutex<Vec<Head>>) -> std::io::Result<()> {
     let head = read_head(&mut stream).await?;
@@ -92,6 +92,7 @@ async fn serve(mut stream: Stream, seen: &Mutex<Vec<Head>>) -> std::io::Result<(
             stream.shutdown().await
         }
         "messages" => messages(stream, &head).await,
+        "hang" => stream.read_u8().await.map(drop),
         "other" => switch(&mut stream, &[("Upgrade", "h2c")], b"raw").await,
         "two" => switch(&mut stream, &[("Upgrade", &asked), ("Upgrade", "h2c")], b"raw").await,
         "none" => switch(&mut stream, &[], b"raw").await,

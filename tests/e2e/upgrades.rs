@@ -1,6 +1,7 @@
 //! WebSocket and SPDY through portico: what passes, what is refused, and how a tunnel ends.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -430,6 +431,28 @@ async fn large_copies_pass_whole_both_ways_at_once() {
     for (direction, count) in [("to_backend", 20_000_001.0), ("to_client", 20_000_009.0)] {
         tunnels.rig.await_metric(bytes, &[&format!("direction=\"{direction}\"")], count).await;
     }
+}
+
+#[tokio::test]
+async fn a_deadline_is_for_the_answer_and_not_for_the_tunnel() {
+    let backend = SwitchBackend::start("up");
+    let setup = Setup::new().service("up", &[backend.address()]);
+    let short = Duration::from_millis(200);
+    let rig = setup.edit(move |config, _| config.proxy.request_timeout = short).start().await;
+    let tunnels = Tunnels { rig, backend };
+    let mut open = tunnels.open("echo").await;
+    // Where no request has a deadline, none has an upgrade.
+    let mut waiting = tunnels.client(Some(&PKI.alice)).await;
+    waiting.send(&upgrade("POST", &exec("exec/hang"), SPDY)).await;
+    eventually("both at the backend", async || tunnels.backend.listener.open() == 2).await;
+    let late = upgrade("POST", &exec("hang"), SPDY);
+    for _ in 0..2 {
+        assert_eq!(tunnels.refused(&late).await, (504, "Deadline".to_owned()));
+    }
+    eventually("the late ones' end", async || tunnels.backend.listener.open() == 2).await;
+    echo(&mut open, b"still there").await;
+    drop(waiting);
+    eventually("the end of one that was left", async || tunnels.backend.listener.open() == 1).await;
 }
 
 #[tokio::test]
