@@ -9,6 +9,7 @@
 //!   RequestInfo -> authenticate -> RoutingTable::lookup -> impersonate -> authorize -> Permit
 //!     Documents -> aggregate (ready bytes)     Objects -> store::rest     Own -> admin
 //!     Remote    -> proxy::forward -> upstream::Pool -> balance -> connection -> body streamed back
+//!       (an upgrade: proxy::upgrade -> a connection of its own -> a tunnel)
 //!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)
 //! ```
 //!

@@ -17,6 +17,7 @@ mod http1_client;
 mod http2_client;
 mod pki;
 mod rig;
+mod switch_backend;
 
 mod access_log;
 mod admin;
@@ -33,4 +34,5 @@ mod pooling;
 mod proxying;
 mod spoofing;
 mod tracing_context;
+mod upgrades;
 mod watches;
