@@ -5,6 +5,8 @@
 //! holds the certificate's key is checked. Resumed sessions restore the chain unverified, which is
 //! one more reason to judge it after the handshake.
 
+mod settings;
+
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
@@ -17,6 +19,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::{KeyPair, TlsError, provider};
+
+pub use settings::{MinVersion, Settings, SniPair, cipher_suite, cipher_suite_names};
 
 /// TLS session tickets sent after each full handshake: one is enough for one more connection.
 const TICKETS_PER_HANDSHAKE: usize = 1;
