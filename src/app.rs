@@ -28,7 +28,7 @@ use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::client_chain::ClientAuthority;
 use crate::tls::pki::serving_pair;
-use crate::tls::server::server_config;
+use crate::tls::server::{Certificates, server_config};
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
 use crate::upstream::{self, Pool, Upstreams};
 
@@ -84,10 +84,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
-    let (pair, place) = serving(config)?;
+    let certificates = certificates(config)?;
     let context = Context {
         limits: config.frontend.limits.clone(),
-        tls: View::fixed(server_config(&pair, &place)?),
+        tls: View::fixed(server_config(&config.tls, &certificates)?),
         drain,
         metrics: Arc::clone(&metrics),
     };
@@ -190,6 +190,12 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
     let Some((certificate, key)) = &config.proxy_client_pair else { return Ok(None) };
     Ok(Some(read_key_pair(certificate, key).context("proxy-client certificate")?))
+}
+
+/// All that clients are shown.
+fn certificates(config: &Config) -> anyhow::Result<Certificates> {
+    let (pair, place) = serving(config)?;
+    Certificates::read(pair, place, &config.tls).context("certificate for a server name")
 }
 
 /// The serving pair and where it is from.

@@ -6,33 +6,93 @@
 //! one more reason to judge it after the handshake.
 
 mod settings;
+mod sni;
+mod tickets;
 
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::version::TLS13;
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    ALL_VERSIONS, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedCipherSuite, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{KeyPair, TlsError, provider};
+use super::{KeyPair, TlsError, provider, read_key_pair};
 
 pub use settings::{MinVersion, Settings, SniPair, cipher_suite, cipher_suite_names};
 
 /// TLS session tickets sent after each full handshake: one is enough for one more connection.
 const TICKETS_PER_HANDSHAKE: usize = 1;
+/// What is offered by ALPN, the better one first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The serving configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN.
-pub fn server_config(pair: &KeyPair, place: &str) -> Result<ServerConfig, TlsError> {
-    let pair_error = |error| TlsError::Pair { place: place.to_owned(), error };
+/// The certificates that are shown to clients.
+#[derive(Debug)]
+pub struct Certificates {
+    /// The pair that is shown unless another one has the name, and where it is from.
+    pub default: (KeyPair, String),
+    /// Pairs for certain names; earlier ones win.
+    pub sni: Vec<(KeyPair, SniPair)>,
+}
+
+impl Certificates {
+    /// Reads the pairs of `settings` and takes `default`, which is from `place`.
+    pub fn read(default: KeyPair, place: String, settings: &Settings) -> Result<Self, TlsError> {
+        let read =
+            |pair: &SniPair| Ok((read_key_pair(&pair.certificate, &pair.key)?, pair.clone()));
+        let sni = settings.sni.iter().map(read).collect::<Result<_, TlsError>>()?;
+        Ok(Self { default: (default, place), sni })
+    }
+}
+
+/// The serving configuration: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1 by ALPN, keys exchanged by
+/// X25519MLKEM768 with those who can.
+///
+/// Each configuration has ticket keys of its own: who publishes another one, because authorities or
+/// certificates changed, thereby ends the sessions that were begun under the old one, and their
+/// clients make a full handshake.
+pub fn server_config(
+    settings: &Settings,
+    certificates: &Certificates,
+) -> Result<ServerConfig, TlsError> {
+    let (_, place) = &certificates.default;
+    let problem = |error| TlsError::Pair { place: place.clone(), error };
     let verifier = Arc::new(RequestClientCertificate { provider: provider() });
-    let mut config = config(pair, verifier).map_err(pair_error)?;
+    let mut config = ServerConfig::builder_with_provider(narrowed(&settings.cipher_suites))
+        .with_protocol_versions(versions(settings.min_version))
+        .map_err(problem)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(sni::ByName::new(certificates)?));
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(pair_error)?;
+    config.ticketer = tickets::Tickets::new()?;
+    // Sessions kept here would outlive the tickets' hour.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
+}
+
+static TLS13_ONLY: &[&SupportedProtocolVersion] = &[&TLS13];
+
+fn versions(oldest: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
+    match oldest {
+        MinVersion::Tls12 => ALL_VERSIONS,
+        MinVersion::Tls13 => TLS13_ONLY,
+    }
+}
+
+/// The provider with these suites of TLS 1.2 only, in the given order; those of TLS 1.3 stay.
+fn narrowed(wanted: &[SupportedCipherSuite]) -> Arc<CryptoProvider> {
+    let mut provider = CryptoProvider::clone(&provider());
+    if !wanted.is_empty() {
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
+        provider.cipher_suites.extend(wanted.iter().filter(|suite| suite.tls13().is_none()));
+    }
+    Arc::new(provider)
 }
 
 /// Asks for a certificate and takes whichever comes, if the client holds its key.
@@ -100,18 +160,12 @@ pub fn mutual_config(
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| TlsError::Pem { place: place.to_owned(), problem: error.to_string() })?;
-    config(pair, verifier).map_err(pair_error)
-}
-
-/// TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1.
-fn config(
-    pair: &KeyPair,
-    verifier: Arc<dyn ClientCertVerifier>,
-) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
+        .with_safe_default_protocol_versions()
+        .map_err(pair_error)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(pair.chain.clone(), pair.key.clone_key())?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_single_cert(pair.chain.clone(), pair.key.clone_key())
+        .map_err(pair_error)?;
+    config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
 }
