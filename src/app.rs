@@ -20,6 +20,7 @@ use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{Proxy, Services};
+use crate::runtime::descriptors;
 use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
@@ -27,10 +28,11 @@ use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::client_chain::ClientAuthority;
+use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
-use crate::upstream::{self, Pool, Upstreams};
+use crate::upstream::{self, Pool, Upstreams, ca_bundles};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -64,6 +66,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let readiness = Readiness::default();
     let store = Store::new();
     let (publisher, table) = Publisher::new(RoutingTable::default());
+    let table_of_bundles = table.clone();
 
     let mut upstream_config = tuning.upstream;
     upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
@@ -72,6 +75,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
+    let certificates = certificates(config)?;
+    let own = own_certificates(config, &certificates, upstream_config.identity.as_deref())?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -84,13 +89,13 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
-    let certificates = certificates(config)?;
     let context = Context {
         limits: config.frontend.limits.clone(),
         tls: View::fixed(server_config(&config.tls, &certificates)?),
         drain,
         metrics: Arc::clone(&metrics),
     };
+    descriptors::raise_limit(config.frontend.limits.connections_max);
     let pools = upstream_config.clone();
     let frontend = Frontend::bind(&config.frontend, &context, &move || {
         // Once a thread, then once a connection, then once a request.
@@ -103,6 +108,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     .with_context(|| format!("cannot listen on {}", config.frontend.bind))?;
     let address = frontend.address()?;
 
+    let expiry = [
+        tasks::spawn_owned("certificates", expiry::run(View::fixed(own), Arc::clone(&metrics))),
+        tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
+    ];
     let control = Control {
         store: store.clone(),
         publisher,
@@ -110,7 +119,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         metrics,
         routing: config.routing,
     };
-    let tasks = control_tasks(config, control, store, &readiness);
+    let mut tasks = control_tasks(config, control, store, &readiness);
+    tasks.extend(expiry);
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");
@@ -196,6 +206,29 @@ fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
 fn certificates(config: &Config) -> anyhow::Result<Certificates> {
     let (pair, place) = serving(config)?;
     Certificates::read(pair, place, &config.tls).context("certificate for a server name")
+}
+
+/// Everything from files whose end is to be seen coming.
+fn own_certificates(
+    config: &Config,
+    certificates: &Certificates,
+    identity: Option<&KeyPair>,
+) -> anyhow::Result<Vec<Watched>> {
+    let mut own = certificates.watched();
+    if let (Some(pair), Some((certificate, _))) = (identity, &config.proxy_client_pair) {
+        let place = certificate.display().to_string();
+        own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));
+    }
+    let authorities = [
+        ("client-ca", &config.auth.client_ca_file),
+        ("requestheader-client-ca", &config.auth.requestheader_client_ca_file),
+    ];
+    for (name, file) in authorities {
+        let Some(path) = file else { continue };
+        let place = path.display().to_string();
+        own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
+    }
+    Ok(own)
 }
 
 /// The serving pair and where it is from.

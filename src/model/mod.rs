@@ -4,6 +4,7 @@ pub mod accept;
 pub mod api_service;
 pub mod availability;
 pub mod endpoints;
+pub mod expiry;
 pub mod fault;
 pub mod field_error;
 pub mod history;

@@ -12,6 +12,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use super::certificate_metrics::CertificateMetrics;
+
 /// Upstream's buckets of request durations, in seconds (`endpoints/metrics/metrics.go`).
 const DURATION_BUCKETS: &[f64] = &[
     0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0,
@@ -44,6 +46,8 @@ pub struct Metrics {
     pub rejected_connections: IntCounterVec,
     /// `authentication_attempts{result}`.
     pub authentication: IntCounterVec,
+    /// When certificates end.
+    pub certificates: CertificateMetrics,
     routes: RouteVecs,
     endpoints: EndpointVecs,
 }
@@ -125,6 +129,7 @@ impl Metrics {
                 "Counter of authenticated attempts, by result.",
                 &["result"],
             )?,
+            certificates: CertificateMetrics::new()?,
             routes: RouteVecs::new()?,
             endpoints: EndpointVecs::new()?,
             registry,
@@ -152,7 +157,8 @@ impl Metrics {
             Box::new(self.endpoints.in_flight.clone()),
             Box::new(self.endpoints.connections.clone()),
         ];
-        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+        let mut collectors = collectors.into_iter().chain(self.certificates.collectors());
+        collectors.try_for_each(|collector| self.registry.register(collector))
     }
 
     /// Counts a request that was ended here.
@@ -325,6 +331,16 @@ impl RouteMetrics {
         )
     }
 
+    /// Says when the caBundle expires, in Unix seconds; none takes the series away.
+    pub fn ca_bundle_expires(&self, end: Option<i64>) {
+        let Some(name) = self.api_service.as_deref() else { return };
+        let series = &self.metrics.certificates.ca_bundles;
+        match end {
+            Some(end) => series.with_label_values(&[name]).set(end),
+            None => forget(series.remove_label_values(&[name])),
+        }
+    }
+
     /// Counts one request; the duration is left out for long-running ones.
     pub fn record(&self, verb: &'static str, code: u16, seconds: Option<f64>) {
         let known = self.series.load();
@@ -364,6 +380,7 @@ impl RouteMetrics {
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
         let Some(name) = self.api_service.as_deref() else { return };
+        self.ca_bundle_expires(None);
         for series in self.series.load().iter() {
             let code = series.code.to_string();
             let labels =

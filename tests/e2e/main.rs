@@ -26,6 +26,8 @@ mod identity;
 mod manifests;
 mod objects;
 mod pooling;
+mod process;
 mod proxying;
 mod spoofing;
+mod tls;
 mod watches;

@@ -22,6 +22,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::expiry::{Kind, Watched};
 use super::{KeyPair, TlsError, provider, read_key_pair};
 
 pub use settings::{MinVersion, Settings, SniPair, cipher_suite, cipher_suite_names};
@@ -47,6 +48,17 @@ impl Certificates {
             |pair: &SniPair| Ok((read_key_pair(&pair.certificate, &pair.key)?, pair.clone()));
         let sni = settings.sni.iter().map(read).collect::<Result<_, TlsError>>()?;
         Ok(Self { default: (default, place), sni })
+    }
+
+    /// Their ends, under the names `serving` and `sni/<place in the list>`.
+    pub fn watched(&self) -> Vec<Watched> {
+        let (pair, place) = &self.default;
+        let mut watched = vec![Watched::new("serving", place, Kind::Chain, &pair.chain)];
+        for (at, (pair, setting)) in self.sni.iter().enumerate() {
+            let place = setting.certificate.display().to_string();
+            watched.push(Watched::new(&format!("sni/{at}"), &place, Kind::Chain, &pair.chain));
+        }
+        watched
     }
 }
 
@@ -168,4 +180,81 @@ pub fn mutual_config(
         .map_err(pair_error)?;
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::certificates;
+    use crate::tls::pki::{Authority, Purpose};
+    use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConnection};
+    use rustls_pki_types::ServerName;
+
+    fn handshake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> ServerConnection {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+        while client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        server
+    }
+
+    #[track_caller]
+    fn check_resumption(version: &'static SupportedProtocolVersion) {
+        let authority = Authority::new("ca").unwrap();
+        let serving = authority.sign("localhost", Purpose::Server(&["localhost"])).unwrap();
+        let alice = authority.sign("alice", Purpose::Client(&[])).unwrap().key_pair().unwrap();
+        let shown = Certificates {
+            default: (serving.key_pair().unwrap(), "test".to_owned()),
+            sni: Vec::new(),
+        };
+        let server = || Arc::new(server_config(&Settings::default(), &shown).unwrap());
+        let mut roots = RootCertStore::empty();
+        for root in certificates("ca", authority.certificate().as_bytes()).unwrap() {
+            roots.add(root).unwrap();
+        }
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(alice.chain.clone(), alice.key)
+            .unwrap();
+        let (client, before, after) = (Arc::new(client), server(), server());
+        for (server, kind) in [
+            (&before, HandshakeKind::Full),
+            (&before, HandshakeKind::Resumed),
+            (&after, HandshakeKind::Full),
+            (&after, HandshakeKind::Resumed),
+        ] {
+            let connection = handshake(&client, server);
+            assert_eq!(connection.handshake_kind(), Some(kind));
+            assert_eq!(connection.peer_certificates(), Some(&alice.chain[..]));
+        }
+        assert_eq!(before.max_early_data_size, 0);
+    }
+
+    #[test]
+    fn a_ticket_is_good_for_the_configuration_that_made_it_and_carries_the_clients_chain() {
+        check_resumption(&TLS13);
+        check_resumption(&rustls::version::TLS12);
+    }
 }
