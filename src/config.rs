@@ -12,6 +12,7 @@ use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::frontend;
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy;
+use crate::tls;
 
 /// `portico run`'s flags.
 #[derive(Args, Clone, Debug)]
@@ -107,6 +108,8 @@ pub struct Config {
     pub auth: auth::Config,
     /// How long requests may take.
     pub proxy: proxy::Config,
+    /// Versions, cipher suites and certificates by name towards clients.
+    pub tls: tls::server::Settings,
     /// The serving pair, when given.
     pub serving_pair: Option<(PathBuf, PathBuf)>,
     /// Where the serving pair is made when none is given.
@@ -147,6 +150,7 @@ impl Flags {
                 request_timeout: self.request_timeout,
                 ..proxy::Config::default()
             },
+            tls: tls::server::Settings::default(),
             serving_pair,
             cert_dir: self.cert_dir.clone(),
             proxy_client_pair,
