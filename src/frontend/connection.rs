@@ -13,7 +13,9 @@ use tokio_rustls::server::TlsStream;
 
 use super::{Accepted, Context, Peer, http1, http2};
 use crate::body::Body;
-use crate::runtime::socket;
+
+/// A client's connection after the handshake; in a box, since it is moved from hand to hand.
+pub(super) type ClientStream = Box<TlsStream<TcpStream>>;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<F, H, R>(
@@ -29,7 +31,8 @@ pub(super) async fn serve<F, H, R>(
     let Accepted { stream, address, _open, _held } = accepted;
     context.metrics.connections.inc();
     let _counted = scopeguard(&context);
-    let shaken = handshake(stream, &context, &turns).await;
+    // Each in a box of its own, so that a connection does not keep the room of what is over.
+    let shaken = Box::pin(handshake(stream, &context, &turns)).await;
     drop(turns);
     let stream = match shaken {
         Ok(stream) => stream,
@@ -45,9 +48,9 @@ pub(super) async fn serve<F, H, R>(
     let handler = factory(Peer { address, chain });
     drop(factory);
     if is_http2 {
-        http2::serve(stream, handler, &context).await;
+        Box::pin(http2::serve(stream, handler, &context)).await;
     } else {
-        http1::serve(stream, handler, &context).await;
+        Box::pin(http1::serve(stream, handler, &context)).await;
     }
 }
 
@@ -58,15 +61,14 @@ async fn handshake(
     stream: std::net::TcpStream,
     context: &Context,
     turns: &Semaphore,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<ClientStream> {
     let limit = context.limits.handshake_timeout;
     let late = |_| io::Error::new(ErrorKind::TimedOut, "timed out");
     let stream = TcpStream::from_std(stream)?;
-    socket::set_up(&stream)?;
     timeout(limit, stream.readable()).await.map_err(late)??;
     let _turn = turns.acquire().await.map_err(io::Error::other)?;
     let acceptor = TlsAcceptor::from(context.tls.load());
-    timeout(limit, acceptor.accept(stream)).await.map_err(late)?
+    timeout(limit, acceptor.accept(stream)).await.map_err(late)?.map(Box::new)
 }
 
 /// Takes the connection out of the gauge when it is over.

@@ -1,14 +1,16 @@
 //! The listening socket, also while there is no file descriptor left for another connection.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
 use crate::runtime::descriptors::{self, Spare};
+use crate::runtime::socket;
 
 /// Pause after the system refused to accept and no connection could be refused in its place.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -18,20 +20,21 @@ const SAY_INTERVAL: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 4096;
 
 /// Binds and listens.
-pub(super) fn listen(address: SocketAddr) -> io::Result<StdListener> {
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
+    socket::set_up(&socket)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Accepts connections for ever.
+/// Accepts connections for ever. They are handed to other threads, so no runtime learns of them here.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: TcpListener,
+    socket: AsyncFd<TcpListener>,
     spare: Spare,
     said: Option<Instant>,
 }
@@ -46,8 +49,9 @@ pub(super) enum Accepted {
 }
 
 impl Listener {
-    pub(super) fn new(listener: StdListener) -> io::Result<Self> {
-        let socket = TcpListener::from_std(listener)?;
+    pub(super) fn new(listener: TcpListener) -> io::Result<Self> {
+        #[expect(deprecated, reason = "a listener owns its descriptor, and unsafe code is out")]
+        let socket = AsyncFd::with_interest(listener, Interest::READABLE)?;
         Ok(Self { socket, spare: Spare::take(), said: None })
     }
 
@@ -56,7 +60,12 @@ impl Listener {
     /// it, so that the client knows and the others get on.
     pub(super) async fn accept(&mut self) -> Accepted {
         loop {
-            let error = match self.socket.accept().await {
+            let accepted = self.socket.async_io(Interest::READABLE, TcpListener::accept).await;
+            let nonblocking = accepted.and_then(|(stream, address)| {
+                stream.set_nonblocking(true)?;
+                Ok((stream, address))
+            });
+            let error = match nonblocking {
                 Ok((stream, address)) => return Accepted::Connection(stream, address),
                 Err(error) => error,
             };
@@ -74,9 +83,8 @@ impl Listener {
 
     /// Closes the connection that waits; false when that was not possible.
     fn refuse(&mut self) -> bool {
-        let socket = &self.socket;
-        let refused = self.spare.lend(|| matches!(socket.accept().now_or_never(), Some(Ok(_))));
-        refused.unwrap_or_default()
+        let socket = self.socket.get_ref();
+        self.spare.lend(|| socket.accept().is_ok()).unwrap_or_default()
     }
 
     fn say(&mut self, error: &io::Error) {
@@ -84,5 +92,25 @@ impl Listener {
             self.said = Some(Instant::now());
             tracing::warn!(%error, "accept failed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_listeners_settings() {
+        let bound = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = bound.local_addr().unwrap();
+        let mut listener = Listener::new(bound).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        let Accepted::Connection(stream, _) = listener.accept().await else {
+            panic!("refused");
+        };
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert!(socket.nonblocking().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
     }
 }

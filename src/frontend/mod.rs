@@ -20,7 +20,6 @@ use http::{Request, Response};
 use prometheus::IntCounter;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
-use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -212,11 +211,10 @@ struct Acceptor {
 
 impl Acceptor {
     /// Gives a socket to the thread that holds the fewest connections.
-    fn hand_over(&self, stream: TcpStream, address: SocketAddr) {
+    fn hand_over(&self, stream: StdStream, address: SocketAddr) {
         if self.drain.connections() >= self.limits.connections_max {
             return self.reject(address, "limit");
         }
-        let Ok(stream) = stream.into_std() else { return self.reject(address, "socket") };
         let Some(thread) =
             self.threads.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed))
         else {

@@ -13,16 +13,16 @@ pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    tokio::spawn(async move {
-        if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-            let text = panic
-                .downcast_ref::<&str>()
-                .copied()
-                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("no message");
-            tracing::error!(task = name, panic = text, "task panicked");
-        }
-    })
+    // Chained and not an async block: that would hold the future twice, as captured and as awaited.
+    tokio::spawn(AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        let Err(panic) = ended else { return };
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        tracing::error!(task = name, panic = text, "task panicked");
+    }))
 }
 
 /// Ends its task when dropped: the owner's way to say that a task must not outlive it.
