@@ -34,5 +34,6 @@ mod pooling;
 mod proxying;
 mod spoofing;
 mod tracing_context;
+mod upgrade_refusals;
 mod upgrades;
 mod watches;
