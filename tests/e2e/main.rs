@@ -36,5 +36,6 @@ mod proxying;
 mod spoofing;
 mod tls;
 mod tracing_context;
+mod upgrade_refusals;
 mod upgrades;
 mod watches;
