@@ -56,9 +56,11 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn run(flags: &Flags) -> anyhow::Result<()> {
-    log::init(flags.v);
-    let config =
-        flags.config().map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
+    let config = flags.config().map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", lines.join("\nError: "))
+    })?;
+    log::init(&config.log, Vec::new());
     let mut signals = Signals::new()?;
     let running = app::start(&config, Tuning::default())?;
     tracing::info!(address = %running.address, "serving");
