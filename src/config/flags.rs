@@ -26,6 +26,18 @@ const AGGREGATION: &str = "Aggregation flags";
 const TRACES: &str = "Traces flags";
 const LOGS: &str = "Logs flags";
 
+/// `portico run`'s flags: the file, and the settings.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    /// YAML file with settings: the names of the flags below as keys, without dashes in front, and
+    /// lists as YAML lists. Flags win over it. Relative paths in it are relative to its directory.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = GENERIC)]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Flags,
+}
+
 /// The settings, each of which may be in the file as well.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {

@@ -1,16 +1,21 @@
 //! kube-apiserver's flags, the file with the same settings, and what they mean for each part.
 //!
-//! `flags` is the one definition of every setting; `values` says how single values are written. The
-//! rules that look at several settings are here; what is wrong is reported all at once.
+//! `flags` is the one definition of every setting; `values` says how single values are written,
+//! `file` reads them from a file, `settings` puts both together. The rules that look at several
+//! settings are here; what is wrong is reported all at once.
 
+mod file;
 mod flags;
+mod settings;
 mod values;
+mod yaml;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use flags::{Flags, LogFlags};
+pub use flags::{Flags, LogFlags, RunFlags};
+pub use settings::{Effective, Origin, Settings};
 pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
