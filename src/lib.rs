@@ -38,7 +38,7 @@
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
 //! | `admin` | health, version, metrics | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |
-//! | `config` | kube-apiserver's flags, for each part | each part's `Config` |
+//! | `config` | kube-apiserver's flags and the file with the same settings, for each part | each part's `Config` |
 //! | `app` | puts the parts together; the only file that knows them all | everything |
 //! | `cli` | the command line | everything |
 //!
