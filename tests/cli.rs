@@ -1,5 +1,11 @@
 //! The program itself, started as a user starts it: what it prints, and how it ends.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what a test relies on it may take for granted, and to panic is how it fails"
+)]
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;

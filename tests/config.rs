@@ -1,5 +1,10 @@
 //! The examples in `config/` are read as the program reads them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test relies on it may take for granted, and to panic is how it fails"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

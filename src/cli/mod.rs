@@ -34,8 +34,8 @@ enum Command {
     Demo(demo::Flags),
     /// Print the script that completes portico's commands and flags in a shell.
     ///
-    /// For bash: `source <(portico completion bash)`, or its output in
-    /// /etc/bash_completion.d/portico.
+    /// For bash: `source <(portico completion bash)`, or its output in a file
+    /// `/etc/bash_completion.d/portico`.
     Completion {
         /// The shell.
         shell: Shell,

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use clap::builder::PossibleValue;
 use clap::{Arg, Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -79,7 +80,8 @@ pub fn flags_page() -> String {
     for command in Line::command().get_subcommands() {
         let name = command.get_name();
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-        page.push_str(&format!("\n## portico {name}\n\n{about}.\n"));
+        // Here and below, writing to a string cannot fail.
+        write!(page, "\n## portico {name}\n\n{about}.\n").ok();
         tables(command, &mut page);
     }
     page
@@ -96,7 +98,7 @@ fn tables(command: &Command, page: &mut String) {
     }
     for heading_shown in headings {
         if heading_shown != DEFAULT_HEADING {
-            page.push_str(&format!("\n### {heading_shown}\n"));
+            write!(page, "\n### {heading_shown}\n").ok();
         }
         page.push_str("\n| flag | default | meaning |\n|---|---|---|\n");
         for argument in command.get_arguments().filter(|arg| heading(arg) == heading_shown) {
@@ -141,16 +143,16 @@ fn row(argument: &Arg) -> String {
     let possible = argument.get_possible_values();
     // `true` and `false` of switches go without saying.
     if !possible.is_empty() && argument.get_action().takes_values() {
-        let names: Vec<_> = possible.iter().map(|value| value.get_name()).collect();
-        // Writing to a string cannot fail.
+        let names: Vec<_> = possible.iter().map(PossibleValue::get_name).collect();
         write!(help, " ({})", names.join(", ")).ok();
     }
-    format!("| `{}` | {} | {} |\n", escaped(&flag), escaped(&default), escaped(&help))
+    // In a table's cell a bar is the end of the cell, also within backticks.
+    let help = help.replace('*', "\\*").replace('<', "\\<");
+    format!("| `{}` | {} | {} |\n", bars(&flag), bars(&default), bars(&help))
 }
 
-/// A text that may stand in a table's cell.
-fn escaped(text: &str) -> String {
-    text.replace('|', "\\|").replace('*', "\\*").replace(['<', '>'], "")
+fn bars(text: &str) -> String {
+    text.replace('|', "\\|")
 }
 
 #[cfg(test)]

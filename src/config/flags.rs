@@ -3,6 +3,8 @@
 //! Names, meanings and defaults are kube-apiserver's where it has the flag; a flag of portico's own
 //! says so by not being there. What a single value may be is its value parser's to say.
 
+#![expect(clippy::doc_markdown, reason = "help texts are read in a terminal, without backticks")]
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,9 +91,9 @@ pub struct Flags {
     /// File with the x509 private key matching --tls-cert-file.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
     pub tls_private_key_file: Option<PathBuf>,
-    /// A certificate and its key for clients that ask for certain names, which may follow, also with
-    /// * as their first label: foo.crt,foo.key:*.foo.com,foo.com. Without names those in the
-    /// certificate count. Given several times for several pairs; earlier ones win.
+    /// A certificate and its key for clients that ask for certain names, which may follow, also as
+    /// wildcards: foo.crt,foo.key:*.foo.com,foo.com. Without names those in the certificate count.
+    /// Given several times for several pairs; earlier ones win.
     #[arg(long, action = ArgAction::Append, value_name = "CERT,KEY[:NAMES]", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
     pub tls_sni_cert_key: Vec<SniPair>,
     /// The oldest version of TLS that clients may speak: VersionTLS12 or VersionTLS13.
@@ -170,7 +172,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath, help_heading = LOGS)]
     pub access_log: Option<PathBuf>,
     /// The form of the access log's lines.
-    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "text"]).map(access_log_format), value_name = "FORMAT", help_heading = LOGS)]
+    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "text"]).map(|text| access_log_format(&text)), value_name = "FORMAT", help_heading = LOGS)]
     pub access_log_format: AccessLogFormat,
 }
 
@@ -187,7 +189,7 @@ pub struct LogFlags {
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_parser = values::part_level, value_name = "PART=LEVEL,...", help_heading = LOGS)]
     pub vmodule: Vec<Option<PartLevel>>,
     /// The form of the log on standard error.
-    #[arg(long, visible_alias = "logging-format", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).map(log_format), value_name = "FORMAT", help_heading = LOGS)]
+    #[arg(long, visible_alias = "logging-format", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).map(|text| log_format(&text)), value_name = "FORMAT", help_heading = LOGS)]
     pub log_format: LogFormat,
 }
 
@@ -214,10 +216,10 @@ fn authorization_mode(text: &str) -> Result<AuthorizationMode, String> {
     }
 }
 
-fn log_format(text: String) -> LogFormat {
+fn log_format(text: &str) -> LogFormat {
     if text == "json" { LogFormat::Json } else { LogFormat::Text }
 }
 
-fn access_log_format(text: String) -> AccessLogFormat {
+fn access_log_format(text: &str) -> AccessLogFormat {
     if text == "text" { AccessLogFormat::Text } else { AccessLogFormat::Json }
 }
