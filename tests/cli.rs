@@ -137,6 +137,7 @@ fn bash_reads_its_completion_script() {
 fn manual_pages_are_printed_singly_or_written_all_at_once() {
     assert!(printed(&["man"]).contains(".TH portico 1"));
     let page = printed(&["man", "run"]);
+    assert!(page.contains(concat!("\"portico ", env!("CARGO_PKG_VERSION"), "\"")), "{page}");
     assert!(page.contains(".TH portico-run 1") && page.contains("\\-\\-secure\\-port"), "{page}");
     assert_eq!(refused(&["man", "fly"], 1), "Error: portico has no command \"fly\"\n");
 

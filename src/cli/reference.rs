@@ -53,25 +53,39 @@ pub(super) fn completion(shell: Shell) -> Vec<u8> {
 
 /// The manual page of portico, or of one of its commands.
 pub(super) fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
-    let mut line = Line::command().disable_help_subcommand(true);
-    line.build();
+    let line = named_in_full();
     let of = match command {
-        None => line,
+        None => &line,
         Some(name) => line
             .find_subcommand(name)
-            .cloned()
             .with_context(|| format!("portico has no command \"{name}\""))?,
     };
     let mut page = Vec::new();
-    Man::new(of).render(&mut page)?;
+    manual(of).render(&mut page)?;
     Ok(page)
 }
 
 /// Writes the manual pages of all commands.
 pub(super) fn write_manual(directory: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)
-        .and_then(|()| clap_mangen::generate_to(Line::command(), directory))
-        .with_context(|| format!("cannot write manual pages into {}", directory.display()))
+    let line = named_in_full();
+    let write = || {
+        std::fs::create_dir_all(directory)?;
+        std::iter::once(&line)
+            .chain(line.get_subcommands())
+            .try_for_each(|command| manual(command).generate_to(directory).map(drop))
+    };
+    write().with_context(|| format!("cannot write manual pages into {}", directory.display()))
+}
+
+/// The command line, whose commands know that they are portico's.
+fn named_in_full() -> Command {
+    let mut line = Line::command().disable_help_subcommand(true);
+    line.build();
+    line
+}
+
+fn manual(command: &Command) -> Man {
+    Man::new(command.clone()).source(concat!("portico ", env!("CARGO_PKG_VERSION")))
 }
 
 /// `docs/flags.md`.

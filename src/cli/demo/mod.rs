@@ -37,7 +37,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The port on which to serve HTTPS; 0 takes a free one.
-    #[arg(long, default_value_t = 6443)]
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
     secure_port: u16,
     #[command(flatten)]
     log: config::LogFlags,
