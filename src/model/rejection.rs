@@ -49,6 +49,9 @@ pub enum Rejection {
     },
     /// 422.
     Invalid(Box<Details>),
+    /// 429: as many requests of its kind are being served as may be (`--max-requests-inflight`,
+    /// `--max-mutating-requests-inflight`).
+    TooManyRequests,
     /// 500; the text is for the log only.
     Internal(String),
     /// 501: a transfer coding other than chunked.
@@ -101,6 +104,7 @@ impl Rejection {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
@@ -126,6 +130,7 @@ impl Rejection {
             Self::Expired(_) => "Expired",
             Self::TooLarge { .. } | Self::HeadersTooLarge => "RequestEntityTooLarge",
             Self::Invalid(_) => "Invalid",
+            Self::TooManyRequests => "TooManyRequests",
             Self::Internal(_) => "InternalError",
             Self::NotReady => "ServiceUnavailable",
             Self::Backend(_) => match self.code() {
@@ -154,6 +159,7 @@ impl Rejection {
             | Self::Expired(_)
             | Self::TooLarge { .. }
             | Self::Invalid(_)
+            | Self::TooManyRequests
             | Self::Internal(_) => self.reason(),
         }
     }
@@ -164,6 +170,7 @@ impl Rejection {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::NotReady => Some(RETRY_AFTER_NOT_READY_SECONDS),
+            Self::TooManyRequests => Some(RETRY_AFTER_BUSY_SECONDS),
             Self::Backend(backend) => (backend.fault.hop == Hop::Overloaded && !backend.discovery)
                 .then_some(RETRY_AFTER_BUSY_SECONDS),
             Self::BadRequest(_)
@@ -205,6 +212,7 @@ impl Rejection {
                 format!("Request entity too large: limit is {limit_bytes}")
             }
             Self::HeadersTooLarge => "Request header fields too large".to_owned(),
+            Self::TooManyRequests => "Too many requests, please try again later.".to_owned(),
             Self::Internal(_) => "Internal error occurred: see the server's log".to_owned(),
             Self::NotImplemented(text) => (*text).to_owned(),
             Self::NotReady => "the request has been made before all known HTTP paths have been \
@@ -230,6 +238,7 @@ impl Rejection {
             | Self::TooLarge { .. }
             | Self::HeadersTooLarge
             | Self::Invalid(_)
+            | Self::TooManyRequests
             | Self::NotImplemented(_)
             | Self::NotReady => "",
         }

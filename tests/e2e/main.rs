@@ -18,6 +18,7 @@ mod http2_client;
 mod pki;
 mod rig;
 
+mod access_log;
 mod deadlines;
 mod ending;
 mod faults;
@@ -26,6 +27,7 @@ mod identity;
 mod impersonation;
 mod manifests;
 mod objects;
+mod overload;
 mod pooling;
 mod proxying;
 mod spoofing;
