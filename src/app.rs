@@ -24,6 +24,7 @@ use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services}
 use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::spans::{Flush, Spans};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
@@ -48,6 +49,7 @@ pub struct Running {
     pub address: SocketAddr,
     trigger: DrainTrigger,
     frontend: JoinHandle<()>,
+    flush: Flush,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -74,6 +76,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
+    let (spans, flush) =
+        Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -83,6 +87,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             drain: drain.clone(),
             metrics: Arc::clone(&metrics),
         },
+        spans,
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
@@ -121,7 +126,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             tracing::error!(%error, "frontend failed");
         }
     });
-    Ok(Running { address, trigger, frontend, _tasks: tasks })
+    Ok(Running { address, trigger, frontend, flush, _tasks: tasks })
 }
 
 fn control_tasks(
@@ -252,5 +257,6 @@ impl Running {
         if self.frontend.await.is_err() {
             tracing::debug!("frontend was gone already");
         }
+        self.flush.finish().await;
     }
 }

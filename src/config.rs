@@ -117,6 +117,8 @@ pub struct Config {
     pub routing: EndpointRouting,
     /// The objects' directory.
     pub manifests: Option<PathBuf>,
+    /// The file that says where spans go (`--tracing-config-file`); only with the feature `otlp`.
+    pub tracing_config_file: Option<PathBuf>,
 }
 
 impl Flags {
@@ -156,6 +158,7 @@ impl Flags {
                 EndpointRouting::ClusterIp
             },
             manifests: self.manifests.clone(),
+            tracing_config_file: None,
         };
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }

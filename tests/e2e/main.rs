@@ -30,6 +30,8 @@ mod objects;
 mod overload;
 mod pooling;
 mod proxying;
+#[cfg(feature = "otlp")]
+mod spans;
 mod spoofing;
 mod tracing_context;
 mod watches;
