@@ -51,9 +51,9 @@ impl Caller {
         Ok(Self { impersonated_by: Some(Arc::clone(by)), ..Self::new(user)? })
     }
 
-    /// The name of who acts as this user.
-    pub fn impersonator(&self) -> Option<&str> {
-        self.impersonated_by.as_ref().map(|caller| caller.user.name.as_str())
+    /// The user's name when somebody else acts as this user.
+    pub fn impersonated_name(&self) -> Option<&str> {
+        self.impersonated_by.as_ref().map(|_| self.user.name.as_str())
     }
 
     /// Who authenticated.

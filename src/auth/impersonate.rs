@@ -31,8 +31,8 @@ impl Authorizer {
             match self.try_attempt(caller, &attempt) {
                 Ok(()) => {
                     tracing::debug!(
-                        user = attempt.user.name,
-                        impersonated_by = caller.user.name,
+                        user = caller.user.name,
+                        impersonated_user = attempt.user.name,
                         mode = mode.name(),
                         "impersonating"
                     );

@@ -91,7 +91,7 @@ pub(super) struct Line<'a> {
     pub(super) entry: &'a Entry,
     pub(super) verb: &'a str,
     pub(super) user: &'a str,
-    pub(super) impersonated_by: &'a str,
+    pub(super) impersonated_user: &'a str,
     pub(super) client: &'a [u8],
     pub(super) api_service: &'a str,
     pub(super) endpoint: Option<SocketAddr>,
@@ -99,6 +99,7 @@ pub(super) struct Line<'a> {
     pub(super) cause: &'a str,
     pub(super) latency: Duration,
     pub(super) phases: Option<&'a Phases>,
+    pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) audit_id: &'a [u8],
 }
@@ -126,7 +127,7 @@ impl Line<'_> {
         text("uri", uri.as_bytes());
         text("protocol", protocol(entry.version).as_bytes());
         text("user", self.user.as_bytes());
-        text("impersonatedBy", self.impersonated_by.as_bytes());
+        text("impersonatedUser", self.impersonated_user.as_bytes());
         text("srcIP", self.client);
         let agent = entry.user_agent.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         text("userAgent", agent.get(..USER_AGENT_MAX).unwrap_or(agent));
@@ -145,7 +146,7 @@ impl Line<'_> {
             tell("firstByteSeconds", Field::Seconds(phases.first_byte));
             tell("bodySeconds", Field::Seconds(phases.body));
         }
-        tell("bytesReceived", Field::Count(entry.received()));
+        tell("bytesReceived", Field::Count(self.received));
         tell("bytesSent", Field::Count(self.sent));
     }
 
@@ -249,7 +250,7 @@ mod tests {
             entry: &entry,
             verb: "LIST",
             user: "jür gen",
-            impersonated_by: "",
+            impersonated_user: "",
             client: b"10.0.0.1",
             api_service: "v1.g",
             endpoint: Some("127.0.0.1:1".parse().unwrap()),
@@ -257,6 +258,7 @@ mod tests {
             cause: "",
             latency: Duration::from_millis(1500),
             phases: Some(&Phases { first_byte: 0.25, ..Phases::default() }),
+            received: entry.received(),
             sent: 9,
             audit_id: b"id",
         });
@@ -280,7 +282,7 @@ mod tests {
             );
             assert_eq!(value["latencySeconds"].as_f64(), Some(1.5));
             assert_eq!(value["firstByteSeconds"].as_f64(), Some(0.25));
-            assert!(value.get("cause").is_none() && value.get("impersonatedBy").is_none());
+            assert!(value.get("cause").is_none() && value.get("impersonatedUser").is_none());
         });
     }
 

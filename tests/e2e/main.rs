@@ -17,8 +17,10 @@ mod http1_client;
 mod http2_client;
 mod pki;
 mod rig;
+mod switch_backend;
 
 mod access_log;
+mod admin;
 mod deadlines;
 mod ending;
 mod faults;
@@ -34,4 +36,5 @@ mod proxying;
 mod spans;
 mod spoofing;
 mod tracing_context;
+mod upgrades;
 mod watches;

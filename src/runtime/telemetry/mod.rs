@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use endpoint::EndpointMetrics;
-pub use route::{Phases, RouteMetrics};
+pub use route::{Phases, RouteMetrics, TunnelMetrics};
 
 use endpoint::EndpointVecs;
 use process::Process;
@@ -36,7 +36,7 @@ pub struct Metrics {
     pub handshake_errors: IntCounter,
     /// `portico_rejected_connections_total{reason}`.
     pub rejected_connections: IntCounterVec,
-    /// `authentication_attempts{result}`.
+    /// `portico_authentication_attempts_total{result}`; upstream's lacks the ending that counters have.
     pub authentication: IntCounterVec,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
@@ -80,7 +80,7 @@ impl Metrics {
                 &["reason"],
             )?,
             authentication: counter(
-                "authentication_attempts",
+                "portico_authentication_attempts_total",
                 "Counter of authenticated attempts, by result.",
                 &["result"],
             )?,
