@@ -28,6 +28,7 @@ use crate::runtime::descriptors;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::spans::{Flush, Spans};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
@@ -53,6 +54,7 @@ pub struct Running {
     pub address: SocketAddr,
     trigger: DrainTrigger,
     frontend: JoinHandle<()>,
+    flush: Flush,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -80,6 +82,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
+    let (spans, flush) =
+        Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let certificates = certificates(config)?;
     let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
     let health = health(&readiness, &drain)?;
@@ -89,6 +93,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         table,
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
+        spans,
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
@@ -134,7 +139,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             tracing::error!(%error, "frontend failed");
         }
     });
-    Ok(Running { address, trigger, frontend, _tasks: tasks })
+    Ok(Running { address, trigger, frontend, flush, _tasks: tasks })
 }
 
 /// Writes out what the log holds; blocks while somebody cannot get a line out.
@@ -316,5 +321,6 @@ impl Running {
         if self.frontend.await.is_err() {
             tracing::debug!("frontend was gone already");
         }
+        self.flush.finish().await;
     }
 }

@@ -49,8 +49,15 @@ impl Connection {
             }
         }
         let identity = &self.proxy.auth.identity_headers;
-        let make =
-            || headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
+        let trace = outcome.begin_call(parts, &remote.service);
+        let make = || {
+            let mut headers =
+                headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
+            if let Some(trace) = &trace {
+                trace.put(&mut headers);
+            }
+            headers
+        };
         let root = PathAndQuery::from_static("/");
         let progress = Progress::default();
         let request = Outgoing {

@@ -7,6 +7,7 @@ mod admission;
 mod forward;
 mod headers;
 mod outcome;
+mod spans;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -37,6 +38,7 @@ use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Route, RoutingTa
 use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::Drain;
 use crate::runtime::snapshot::View;
+use crate::runtime::spans::Spans;
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::store::rest::ApiServices;
 use crate::upstream::{Pool, Upstream};
@@ -115,6 +117,7 @@ pub struct Proxy {
     admission: Admission,
     drain: Drain,
     trailers: TrailerFilterHolder,
+    spans: Spans,
 }
 
 /// The parts that serve requests.
@@ -128,6 +131,8 @@ pub struct Services {
     pub objects: ApiServices,
     /// Portico's own pages.
     pub pages: Pages,
+    /// Where spans of sampled requests go.
+    pub spans: Spans,
 }
 
 /// Metric handles that are not a route's.
@@ -176,7 +181,7 @@ impl Proxy {
         drain: Drain,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
-        let Services { auth, table, objects, pages } = services;
+        let Services { auth, table, objects, pages, spans } = services;
         let own = |group, version, resource| {
             Arc::new(RouteMetrics::of_own(metrics, group, version, resource))
         };
@@ -199,6 +204,7 @@ impl Proxy {
             counters,
             drain,
             trailers: TrailerFilterHolder(filter),
+            spans,
         })
     }
 
@@ -288,6 +294,7 @@ impl Connection {
         let mut caller =
             auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
         outcome.set_caller(&caller);
+        outcome.sample(info, parts);
         let table = self.proxy.table.load();
         let route = table.lookup(info);
         outcome.set_route(match &*route {

@@ -11,10 +11,14 @@ use prometheus::IntGauge;
 use super::Connection;
 use super::access_log::{Entry, Line};
 use super::admission::Kind;
+use super::spans::{self, Ended, Sampled, TraceContext};
 use crate::auth::Caller;
 use crate::body::{BodyError, Direction, Observe};
+use crate::model::fault::ServicePort;
 use crate::model::rejection::Rejection;
+use crate::model::request_info::RequestInfo;
 use crate::runtime::lifecycle::OpenGuard;
+use crate::runtime::spans::Span;
 use crate::runtime::telemetry::{Phases, RouteMetrics, TunnelMetrics};
 use crate::upstream::{DialTimes, Lease, Progress, Retried};
 
@@ -46,6 +50,8 @@ pub(super) struct Outcome {
     tunnel: Option<Box<Tunnelled>>,
     /// Only where there is an access log.
     entry: Option<Box<Entry>>,
+    /// Only of a request that is sampled.
+    span: Option<Box<Span>>,
     _open: OpenGuard,
 }
 
@@ -101,6 +107,7 @@ impl Outcome {
             sent: 0,
             tunnel: None,
             entry: connection.access_log.as_ref().map(|_| Box::new(Entry::new(parts))),
+            span: None,
             _open: proxy.drain.request(long_running),
             connection: Arc::clone(connection),
         }
@@ -109,6 +116,32 @@ impl Outcome {
     /// As whom the request goes on, for the log.
     pub(super) fn set_caller(&mut self, caller: &Arc<Caller>) {
         self.caller = Some(Arc::clone(caller));
+    }
+
+    /// The caller has authenticated, so that it may be asked whether it wants to be traced.
+    pub(super) fn sample(&mut self, info: &RequestInfo<'_>, parts: &Parts) {
+        let spans = &self.connection.proxy.spans;
+        let Some(caller) = self.caller.as_deref().filter(|_| spans.are_sent()) else { return };
+        self.span = spans::sample(
+            spans,
+            &Sampled {
+                info,
+                parts,
+                caller,
+                client: self.connection.client.as_bytes(),
+                audit_id: &self.audit_id,
+                begun: self.begun,
+            },
+        );
+    }
+
+    /// The request goes on to this service; gives the trace context for it when it is sampled.
+    pub(super) fn begin_call(
+        &mut self,
+        parts: &Parts,
+        service: &ServicePort,
+    ) -> Option<TraceContext> {
+        spans::begin_call(self.span.as_deref_mut()?, parts, service)
     }
 
     /// True for a caller without credentials, and not for who acts as such a one.
@@ -297,6 +330,21 @@ impl Observe for Outcome {
 }
 
 impl Outcome {
+    fn send_span(&self, mut span: Span, code: u16, now: Instant) {
+        // A watch that its client ends has not failed.
+        let gone = if self.code.is_some() { "" } else { CAUSE_CLIENT_GONE };
+        spans::end(
+            &mut span,
+            &Ended {
+                code,
+                cause: self.cause.unwrap_or(gone),
+                endpoint: self.endpoint,
+                phases: self.answered.as_ref().map(|answered| &answered.phases),
+            },
+        );
+        self.connection.proxy.spans.send(span, now);
+    }
+
     fn write_line(&self, entry: &Entry, code: u16, latency: Duration) {
         let Some(log) = &self.connection.access_log else { return };
         let caller = self.caller.as_deref();
@@ -349,6 +397,9 @@ impl Drop for Outcome {
         }
         if let Some(entry) = &self.entry {
             self.write_line(entry, code, latency);
+        }
+        if let Some(span) = self.span.take() {
+            self.send_span(*span, code, now);
         }
     }
 }

@@ -76,7 +76,14 @@ impl Connection {
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
         }
-        let make = || self.headers(permit, parts, &outcome.audit_id);
+        let trace = outcome.begin_call(parts, &remote.service);
+        let make = || {
+            let mut headers = self.headers(permit, parts, &outcome.audit_id);
+            if let Some(trace) = &trace {
+                trace.put(&mut headers);
+            }
+            headers
+        };
         let root = PathAndQuery::from_static("/");
         let progress = Progress::default();
         let request = Outgoing {

@@ -1,4 +1,5 @@
-//! What every part stands on: published snapshots, named tasks, the program's life, logs and metrics.
+//! What every part stands on: published snapshots, named tasks, the program's life, logs, metrics and
+//! spans.
 //!
 //! Nothing here knows about Kubernetes or HTTP; every part may import it.
 
@@ -7,5 +8,6 @@ pub mod lifecycle;
 pub mod lines;
 pub mod snapshot;
 pub mod socket;
+pub mod spans;
 pub mod tasks;
 pub mod telemetry;

@@ -67,6 +67,17 @@ async fn a_line_tells_who_asked_what_where_it_went_and_how_long_it_took() {
 }
 
 #[tokio::test]
+async fn who_acts_as_somebody_else_is_named_beside_whom() {
+    let backend = Backend::start("two", HTTP2);
+    let (rig, file) = start(Setup::new().service("two", &[backend.address()])).await;
+    let target = path("two", "things");
+    let ask = Ask::get(&target).header("Impersonate-User", "carol").bearer(BOBS_TOKEN);
+    assert_eq!(rig.connect(Protocol::Http2, None).await.send(&ask).await.status, 200);
+    let line = &lines(&file, &target, 1).await[0];
+    assert_eq!((&line["user"], &line["impersonatedUser"]), (&"bob".into(), &"carol".into()));
+}
+
+#[tokio::test]
 async fn what_nobody_answered_has_a_line_with_its_cause() {
     let mut backend = Backend::start("two", HTTP2);
     let nobody = crate::faults::nobody();

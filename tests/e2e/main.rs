@@ -33,6 +33,8 @@ mod overload;
 mod pooling;
 mod process;
 mod proxying;
+#[cfg(feature = "otlp")]
+mod spans;
 mod spoofing;
 mod tls;
 mod tracing_context;
