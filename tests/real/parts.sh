@@ -168,9 +168,10 @@ find_portico() {
 
 # --- portico before the backend of streams/ ----------------------------------------------------------------------------
 
-# start_backend_and_portico [FLAG...]   sets `server`, portico's URL; `certs`, the folder with everybody's certificates
-start_backend_and_portico() {
+# Sets `certs`, the folder with everybody's certificates.
+start_backend() {
   certs=$work/certs
+  # shellcheck disable=SC2154 # find_tool sets it
   "$streams" certs "$certs"
   "$streams" serve "$certs" "$work/backend.port" </dev/null >"$work/backend.stderr" 2>&1 &
   pids[backend]=$!
@@ -178,17 +179,22 @@ start_backend_and_portico() {
   mkdir -p "$work/manifests"
   manifests "$(<"$work/backend.port")" >"$work/manifests/streams.yaml"
   echo "$token,browser,u-browser,\"system:masters\"" >"$work/tokens.csv"
-  start_portico "$@"
 }
 
+# start_portico [FLAG...]   sets `server`, its URL
 start_portico() {
-  # Port 0 takes a free one, which the log says.
+  # Port 0 takes a free one, which the log says; an earlier one's log must not.
+  : >"$work/portico.stderr"
   "$portico" run --bind-address 127.0.0.1 --secure-port 0 --cert-dir "$work/made" \
     --tls-cert-file "$certs/portico.crt" --tls-private-key-file "$certs/portico.key" --client-ca-file "$certs/client-ca.crt" \
     --proxy-client-cert-file "$certs/front-proxy.crt" --proxy-client-key-file "$certs/front-proxy.key" \
     --token-auth-file "$work/tokens.csv" --manifests "$work/manifests" "$@" </dev/null >"$work/portico.stderr" 2>&1 &
   pids[portico]=$!
   await "portico starts" "$start_limit_secs" says_its_port || finish
+  if ! is_running portico; then
+    fail "portico starts" "it ended before it served" "$work/portico.stderr"
+    finish
+  fi
   server=https://127.0.0.1:$(portico_port)
   await "portico serves the backend's API" "$start_limit_secs" ask -f "$server$api_path/namespaces/default/pods/echo" || finish
 }
@@ -198,13 +204,12 @@ portico_port() {
   sed 's/\x1b\[[0-9;]*m//g' "$work/portico.stderr" | grep -oE '127\.0\.0\.1:[1-9][0-9]*' | head -n 1 | cut -d: -f2
 }
 
+# Or has ended, for then it never will.
 says_its_port() {
-  if ! kill -0 "${pids[portico]}" 2>/dev/null; then
-    fail "portico starts" "it ended before it served" "$work/portico.stderr"
-    finish
-  fi
-  [[ -n $(portico_port) ]]
+  [[ -n $(portico_port) ]] || ! is_running portico
 }
+
+is_running() { kill -0 "${pids[$1]}" 2>/dev/null; }
 
 # ask CURL-ARGUMENT...   as the admin
 ask() {
@@ -307,7 +312,7 @@ hold() {
 
 # is_open NAME   it has said so; ends the wait early when it has ended
 is_open() {
-  grep -q '^OPEN' "$work/$1.out" || ! kill -0 "${pids[$1]}" 2>/dev/null
+  grep -q '^OPEN' "$work/$1.out" || ! is_running "$1"
 }
 
 # release NAME   and wait for its end, whose status this is
