@@ -3,6 +3,7 @@
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,9 @@ use crate::config::Config;
 use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
-use crate::proxy::{Proxy, Services};
+use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services};
 use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
+use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
@@ -75,7 +77,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
-        objects: ApiServices::new(store.clone()),
+        objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages {
             readiness: readiness.clone(),
             drain: drain.clone(),
@@ -92,11 +94,14 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         metrics: Arc::clone(&metrics),
     };
     let pools = upstream_config.clone();
+    let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let frontend = Frontend::bind(&config.frontend, &context, &move || {
         // Once a thread, then once a connection, then once a request.
         let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pools.clone()));
+        let log = access_log.as_ref().map(|(log, format)| AccessLog::for_thread(log, *format));
         move |peer: Peer| {
-            let connection = Arc::new(proxy.connection(&pool, peer.address, peer.chain));
+            let connection = proxy.connection(&pool, log.as_ref(), peer.address, peer.chain);
+            let connection = Arc::new(connection);
             move |request: Request<Body>| Arc::clone(&connection).handle(request)
         }
     })
@@ -141,6 +146,22 @@ fn control_tasks(
         loaded.send(()).ok();
     }
     tasks
+}
+
+/// The access log with the form of its lines.
+fn access_log(
+    config: Option<&AccessLogConfig>,
+    metrics: &Metrics,
+) -> anyhow::Result<Option<(Arc<LineLog>, AccessLogFormat)>> {
+    let Some(AccessLogConfig { file, format }) = config else { return Ok(None) };
+    let log =
+        LineLog::open(file.clone(), metrics.access_log_dropped.clone()).with_context(|| {
+            format!(
+                "cannot open access log {}",
+                file.as_deref().unwrap_or(Path::new("-")).display()
+            )
+        })?;
+    Ok(Some((Arc::new(log), *format)))
 }
 
 fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! socket -> frontend (accept, TLS, HTTP/1.1 or HTTP/2) -> proxy::Connection::handle
-//!   RequestInfo -> authenticate -> RoutingTable::lookup -> authorize -> Permit
+//!   RequestInfo -> authenticate -> RoutingTable::lookup -> impersonate -> authorize -> Permit
 //!     Documents -> aggregate (ready bytes)     Objects -> store::rest     Own -> admin
 //!     Remote    -> proxy::forward -> upstream::Pool -> balance -> connection -> body streamed back
 //!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)

@@ -4,9 +4,11 @@
 //! An error of one method does not stop the next, but if none succeeds and one had an error, the
 //! caller is refused and never becomes anonymous.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -39,6 +41,7 @@ pub struct Authenticator {
     tokens: Tokens,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
+    verdicts: Verdicts,
     succeeded: prometheus::IntCounter,
     failed: prometheus::IntCounter,
 }
@@ -84,6 +87,7 @@ impl Authenticator {
             tokens,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
+            verdicts: Verdicts::default(),
             succeeded: metrics.authentication.with_label_values(&["success"]),
             failed: metrics.authentication.with_label_values(&["failure"]),
         })
@@ -170,20 +174,23 @@ impl Authenticator {
         let trust = self.trust.load();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        let holds = |verdict: &Verdict| {
+            verdict.generation == trust.generation && seconds <= verdict.valid_until
+        };
         let mut kept = connection.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(verdict)
-                if verdict.generation == trust.generation && seconds <= verdict.valid_until =>
-            {
-                Arc::clone(verdict)
-            }
-            _ => {
-                let time = UnixTime::since_unix_epoch(now);
-                let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
-                *kept = Some(Arc::clone(&verdict));
-                verdict
-            }
+        if let Some(verdict) = kept.as_ref().filter(|verdict| holds(verdict)) {
+            return Arc::clone(verdict);
         }
+        let key = Verdicts::key(&connection.chain);
+        let verdict = self.verdicts.find(&key).filter(|verdict| holds(verdict));
+        let verdict = verdict.unwrap_or_else(|| {
+            let time = UnixTime::since_unix_epoch(now);
+            let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
+            self.verdicts.keep(key, &verdict, holds);
+            verdict
+        });
+        *kept = Some(Arc::clone(&verdict));
+        verdict
     }
 
     fn judge(
@@ -213,6 +220,55 @@ impl Authenticator {
             Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
         });
         Verdict { generation: trust.generation, valid_until, front_proxy, client }
+    }
+}
+
+/// Verdicts on chains that were accepted, so that a client that connects often is judged once:
+/// verifying a chain costs as much as a resumed TLS handshake.
+#[derive(Debug, Default)]
+struct Verdicts(Mutex<HashMap<ChainDigest, Arc<Verdict>>>);
+
+/// SHA-256 over a chain's certificates and their lengths.
+type ChainDigest = [u8; 32];
+
+/// Accepted chains that are remembered, over all threads.
+const VERDICTS_MAX: usize = 4096;
+
+impl Verdicts {
+    fn key(chain: &[CertificateDer<'_>]) -> ChainDigest {
+        let mut digest = Context::new(&SHA256);
+        for certificate in chain {
+            digest.update(&certificate.len().to_be_bytes());
+            digest.update(certificate);
+        }
+        let mut key = ChainDigest::default();
+        key.copy_from_slice(digest.finish().as_ref());
+        key
+    }
+
+    fn find(&self, key: &ChainDigest) -> Option<Arc<Verdict>> {
+        self.lock().get(key).map(Arc::clone)
+    }
+
+    /// Remembers a verdict unless the chain was refused: whoever makes up chains fills nothing.
+    fn keep(&self, key: ChainDigest, verdict: &Arc<Verdict>, holds: impl Fn(&Verdict) -> bool) {
+        let accepted =
+            matches!(verdict.front_proxy, Some(Ok(()))) || matches!(verdict.client, Some(Ok(_)));
+        if !accepted {
+            return;
+        }
+        let mut kept = self.lock();
+        if kept.len() >= VERDICTS_MAX {
+            kept.retain(|_, verdict| holds(verdict));
+        }
+        if kept.len() >= VERDICTS_MAX {
+            kept.clear();
+        }
+        kept.insert(key, Arc::clone(verdict));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChainDigest, Arc<Verdict>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -251,5 +307,22 @@ mod tests {
         check("Bearer  abc", None);
         check("Bearer", None);
         check("Basic abc", None);
+    }
+
+    #[test]
+    fn only_accepted_chains_are_remembered_and_no_more_than_the_limit() {
+        let verdicts = Verdicts::default();
+        let verdict =
+            |client| Arc::new(Verdict { generation: 1, valid_until: 9, front_proxy: None, client });
+        let (refused, key) = (verdict(Some(Err("no".to_owned()))), Verdicts::key(&[]));
+        verdicts.keep(key, &refused, |_| true);
+        assert!(verdicts.find(&key).is_none());
+        let caller = Arc::new(Caller::new(User::anonymous()).unwrap());
+        let accepted = verdict(Some(Ok(caller)));
+        for number in 0..VERDICTS_MAX as u64 + 2 {
+            let chain = [CertificateDer::from(number.to_be_bytes().to_vec())];
+            verdicts.keep(Verdicts::key(&chain), &accepted, |_| true);
+        }
+        assert_eq!(verdicts.lock().len(), 2);
     }
 }

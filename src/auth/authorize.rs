@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
-
 use super::AuthorizationMode;
 use super::caller::Caller;
-use crate::model::rejection::{Details, Rejection};
+use crate::model::attributes::Attributes;
+use crate::model::rejection::Rejection;
 use crate::model::request_info::RequestInfo;
-use crate::model::user::GROUP_MASTERS;
+use crate::model::user::{GROUP_MASTERS, User};
 
 /// Proof that a caller may do what its request asks for.
 #[derive(Clone, Debug)]
@@ -50,9 +49,12 @@ impl Authorizer {
 
     /// True for paths that are open to everybody; never for resources.
     pub fn always_allows(&self, info: &RequestInfo<'_>) -> bool {
-        !info.is_resource
-            && (self.exact_paths.iter().any(|path| path == info.path)
-                || self.path_prefixes.iter().any(|prefix| info.path.starts_with(prefix)))
+        !info.is_resource && self.is_open(info.path)
+    }
+
+    fn is_open(&self, path: &str) -> bool {
+        self.exact_paths.iter().any(|open| open == path)
+            || self.path_prefixes.iter().any(|prefix| path.starts_with(prefix))
     }
 
     /// Gives the caller a permit, or says in upstream's words why not.
@@ -61,47 +63,28 @@ impl Authorizer {
         caller: Arc<Caller>,
         info: &RequestInfo<'_>,
     ) -> Result<Permit, Rejection> {
-        let allowed = caller.user.in_group(GROUP_MASTERS)
-            || self.always_allows(info)
+        let attributes = Attributes::from(info);
+        match self.decide(&caller.user, &attributes) {
+            Ok(()) => Ok(Permit { caller }),
+            Err(reason) => Err(Rejection::forbidden(&caller.user, &attributes, &reason)),
+        }
+    }
+
+    /// Whether a user may do this; else the reason, which may be empty.
+    pub(super) fn decide(&self, user: &User, asked: &Attributes<'_>) -> Result<(), String> {
+        let allowed = user.in_group(GROUP_MASTERS)
+            || (!asked.is_resource && self.is_open(asked.path))
             || match self.mode {
                 AuthorizationMode::AlwaysAllow => true,
             };
-        if allowed { Ok(Permit { caller }) } else { Err(Rejection::forbidden(&caller.user, info)) }
+        if allowed { Ok(()) } else { Err(String::new()) }
     }
-}
-
-/// Refuses requests to act as somebody else: whether a caller may cannot be decided yet.
-pub fn refuse_impersonation(caller: &Caller, headers: &HeaderMap) -> Result<(), Rejection> {
-    let asked = headers.iter().find_map(|(name, value)| {
-        let rest = name.as_str().strip_prefix("impersonate")?.get(1..)?;
-        let resource = match rest.split(['-', '_']).next()? {
-            "user" => "users",
-            "group" => "groups",
-            "uid" => "uids",
-            "extra" => "userextras",
-            _ => return None,
-        };
-        Some((resource, String::from_utf8_lossy(value.as_bytes()).into_owned()))
-    });
-    let Some((resource, name)) = asked else { return Ok(()) };
-    let message = format!(
-        "{resource} \"{name}\" is forbidden: User \"{}\" cannot impersonate resource \"{resource}\" \
-         in API group \"\" at the cluster scope: impersonation is not supported",
-        caller.user.name
-    );
-    let kind = resource.to_owned();
-    Err(Rejection::Forbidden(Box::new(Details { message, name, kind, ..Details::default() })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::user::User;
-    use http::{HeaderValue, Method};
-
-    fn caller(name: &str) -> Arc<Caller> {
-        Arc::new(Caller::new(User { name: name.to_owned(), ..User::default() }).unwrap())
-    }
+    use http::Method;
 
     #[test]
     fn always_allow_paths_are_exact_or_prefixes_and_never_resources() {
@@ -111,18 +94,5 @@ mod tests {
             |path| authorizer.always_allows(&RequestInfo::parse(&Method::GET, path, None).unwrap());
         assert!(allows("/healthz") && allows("/open/a/b"));
         assert!(!allows("/healthz/x") && !allows("/livez") && !allows("/apis/g/v1/things"));
-    }
-
-    #[test]
-    fn impersonation_is_refused_in_every_spelling_and_unknown_headers_of_its_kind_are_not() {
-        for name in ["impersonate-user", "impersonate_user", "impersonate-extra-scopes"] {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static("root"));
-            let rejection = refuse_impersonation(&caller("alice"), &headers).unwrap_err();
-            assert_eq!(rejection.code(), 403, "{name}");
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert("impersonate-nothing", HeaderValue::from_static("x"));
-        assert!(refuse_impersonation(&caller("alice"), &headers).is_ok());
     }
 }

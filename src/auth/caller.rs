@@ -1,5 +1,7 @@
 //! A caller with the headers that tell a backend who it is, made once and reused.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue};
 
 use crate::model::user::User;
@@ -18,6 +20,8 @@ pub struct Caller {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// True for `system:anonymous`, whose requests travel on connections of their own.
     pub is_anonymous: bool,
+    /// Who authenticated and acts as this user; `None` for who is here in person.
+    pub impersonated_by: Option<Arc<Self>>,
 }
 
 impl Caller {
@@ -39,7 +43,22 @@ impl Caller {
                 headers.push((name.clone(), value("extra value", text)?));
             }
         }
-        Ok(Self { is_anonymous: user.is_anonymous(), user, headers })
+        Ok(Self { is_anonymous: user.is_anonymous(), user, headers, impersonated_by: None })
+    }
+
+    /// The user as whom `by` acts.
+    pub fn impersonated(user: User, by: &Arc<Self>) -> Result<Self, String> {
+        Ok(Self { impersonated_by: Some(Arc::clone(by)), ..Self::new(user)? })
+    }
+
+    /// The user's name when somebody else acts as this user.
+    pub fn impersonated_name(&self) -> Option<&str> {
+        self.impersonated_by.as_ref().map(|_| self.user.name.as_str())
+    }
+
+    /// Who authenticated.
+    pub fn requestor(&self) -> &Self {
+        self.impersonated_by.as_deref().unwrap_or(self)
     }
 }
 

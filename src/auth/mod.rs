@@ -1,12 +1,13 @@
 //! Who is calling, and whether they may.
 //!
-//! `authenticate` runs one file per method in upstream's order; `authorize` gives the [`Permit`]
-//! without which nothing is forwarded.
+//! `authenticate` runs one file per method in upstream's order; `impersonate` says as whom a request
+//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded.
 
 mod authenticate;
 mod authorize;
 mod caller;
 mod identity_headers;
+mod impersonate;
 mod request_header;
 mod token_file;
 mod x509;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use authenticate::{Authenticator, ConnectionAuth, Trust};
-pub use authorize::{Authorizer, Permit, refuse_impersonation};
+pub use authorize::{Authorizer, Permit};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
 pub use token_file::{TokenFileError, Tokens};

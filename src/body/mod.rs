@@ -31,6 +31,8 @@ pub type TrailerFilter = Arc<dyn Fn(HeaderMap) -> HeaderMap + Send + Sync>;
 
 /// Learns what became of a body; dropped with it, so that a body that is cancelled is seen too.
 pub trait Observe: Send + std::fmt::Debug {
+    /// Bytes of data were handed on.
+    fn passed(&mut self, bytes: usize);
     /// The body came to its end (`None`) or was aborted by its sender.
     fn ended(&mut self, error: Option<&BodyError>);
 }
@@ -158,9 +160,13 @@ impl Body {
         }
     }
 
-    /// Tells `observer` from now on what becomes of the body.
-    pub fn set_observer(&mut self, observer: Box<dyn Observe>) {
-        self.observer = Some(observer);
+    /// Tells `observer` from now on what becomes of the body; of one that is over, at once.
+    pub fn set_observer(&mut self, mut observer: Box<dyn Observe>) {
+        if self.is_end_stream() {
+            observer.ended(None);
+        } else {
+            self.observer = Some(observer);
+        }
     }
 
     /// Lets `filter` decide what passes of the trailers.
@@ -204,8 +210,11 @@ impl Body {
                 if frame.is_trailers() {
                     self.source = Source::Done;
                 }
-                if self.observer.is_some() && self.is_end_stream() {
-                    self.observe_end(None);
+                if let Some(observer) = &mut self.observer {
+                    observer.passed(frame.data_ref().map_or(0, Bytes::len));
+                    if self.is_end_stream() {
+                        self.observe_end(None);
+                    }
                 }
             }
             Some(Err(error)) => {

@@ -22,7 +22,7 @@ use crate::model::history::Unknown;
 use crate::model::list_options::ListOptions;
 use crate::model::watch_events::bookmark;
 use crate::model::watcher::{
-    BOOKMARK_PERIOD_SECONDS, TIMEOUT_MIN_SECONDS, TooNew, Watched, Watcher,
+    BOOKMARK_PERIOD_SECONDS, TIMEOUT_MIN_SECONDS, TooNew, Watched, Watcher, timeout_seconds,
 };
 
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(BOOKMARK_PERIOD_SECONDS);
@@ -37,7 +37,7 @@ pub(crate) fn start(
     let now = Instant::now();
     let seconds = options
         .timeout_seconds
-        .unwrap_or_else(|| fastrand::u64(TIMEOUT_MIN_SECONDS..2 * TIMEOUT_MIN_SECONDS));
+        .unwrap_or_else(|| timeout_seconds(TIMEOUT_MIN_SECONDS, fastrand::f64()));
     let changes = objects.changes();
     let selected = Selected { objects: Arc::clone(objects), selection, view };
     let too_new = |fault: TooNew| Refusal::TooNew(fault.wanted, fault.present);

@@ -2,11 +2,14 @@
 
 pub mod accept;
 pub mod api_service;
+pub mod attributes;
 pub mod availability;
+pub mod duration;
 pub mod endpoints;
 pub mod fault;
 pub mod field_error;
 pub mod history;
+pub mod impersonation;
 pub mod list_options;
 pub mod negotiated;
 pub mod order;

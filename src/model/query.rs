@@ -39,6 +39,15 @@ impl Query {
     }
 }
 
+/// The first value of `key` in a raw query string, without taking the others apart.
+pub fn first(raw: Option<&str>, key: &str) -> Option<String> {
+    let pairs = raw?.split('&').filter(|pair| !pair.is_empty());
+    let found = pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .find(|(name, _)| *name == key || (name.contains(['%', '+']) && decode(name) == key));
+    found.map(|(_, value)| decode(value))
+}
+
 fn decode(text: &str) -> String {
     let spaced = text.replace('+', " ");
     percent_decode(spaced.as_bytes()).decode_utf8_lossy().into_owned()
@@ -47,6 +56,15 @@ fn decode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_value_is_found_without_the_others() {
+        let raw = Some("timeoutSeconds=5&limit=1&%74imeout=3%73&timeout=4s");
+        assert_eq!(first(raw, "timeout").as_deref(), Some("3s"));
+        assert_eq!(first(raw, "limit").as_deref(), Some("1"));
+        assert_eq!(first(raw, "time"), None);
+        assert_eq!(first(None, "a"), None);
+    }
 
     #[test]
     fn pairs_are_decoded_and_the_first_value_counts() {

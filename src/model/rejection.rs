@@ -9,8 +9,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::attributes::Attributes;
 use super::fault::{Fault, Hop, ServicePort};
-use super::request_info::RequestInfo;
 use super::user::User;
 
 /// Seconds that a client shall wait before all paths are known
@@ -49,6 +49,9 @@ pub enum Rejection {
     },
     /// 422.
     Invalid(Box<Details>),
+    /// 429: as many requests of its kind are being served as may be (`--max-requests-inflight`,
+    /// `--max-mutating-requests-inflight`).
+    TooManyRequests,
     /// 500; the text is for the log only.
     Internal(String),
     /// 501: a transfer coding other than chunked.
@@ -101,6 +104,7 @@ impl Rejection {
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
@@ -126,6 +130,7 @@ impl Rejection {
             Self::Expired(_) => "Expired",
             Self::TooLarge { .. } | Self::HeadersTooLarge => "RequestEntityTooLarge",
             Self::Invalid(_) => "Invalid",
+            Self::TooManyRequests => "TooManyRequests",
             Self::Internal(_) => "InternalError",
             Self::NotReady => "ServiceUnavailable",
             Self::Backend(_) => match self.code() {
@@ -154,6 +159,7 @@ impl Rejection {
             | Self::Expired(_)
             | Self::TooLarge { .. }
             | Self::Invalid(_)
+            | Self::TooManyRequests
             | Self::Internal(_) => self.reason(),
         }
     }
@@ -164,6 +170,7 @@ impl Rejection {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         match self {
             Self::NotReady => Some(RETRY_AFTER_NOT_READY_SECONDS),
+            Self::TooManyRequests => Some(RETRY_AFTER_BUSY_SECONDS),
             Self::Backend(backend) => (backend.fault.hop == Hop::Overloaded && !backend.discovery)
                 .then_some(RETRY_AFTER_BUSY_SECONDS),
             Self::BadRequest(_)
@@ -205,6 +212,7 @@ impl Rejection {
                 format!("Request entity too large: limit is {limit_bytes}")
             }
             Self::HeadersTooLarge => "Request header fields too large".to_owned(),
+            Self::TooManyRequests => "Too many requests, please try again later.".to_owned(),
             Self::Internal(_) => "Internal error occurred: see the server's log".to_owned(),
             Self::NotImplemented(text) => (*text).to_owned(),
             Self::NotReady => "the request has been made before all known HTTP paths have been \
@@ -230,6 +238,7 @@ impl Rejection {
             | Self::TooLarge { .. }
             | Self::HeadersTooLarge
             | Self::Invalid(_)
+            | Self::TooManyRequests
             | Self::NotImplemented(_)
             | Self::NotReady => "",
         }
@@ -279,14 +288,17 @@ impl Rejection {
         }
     }
 
-    /// 403 for `user`, in upstream's words (`responsewriters/errors.go`).
-    pub fn forbidden(user: &User, info: &RequestInfo<'_>) -> Self {
+    /// 403 for `user`, in upstream's words (`responsewriters/errors.go`); `reason` is the
+    /// authorizer's, and may be empty.
+    pub fn forbidden(user: &User, info: &Attributes<'_>, reason: &str) -> Self {
         let who = &user.name;
+        let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         if !info.is_resource {
-            let message = escape_html(&format!(
+            let mut message = escape_html(&format!(
                 "forbidden: User \"{who}\" cannot {} path \"{}\"",
                 info.verb, info.path
             ));
+            message.push_str(&because);
             return Self::Forbidden(Box::new(Details { message, ..Details::default() }));
         }
         let object = qualified(info.resource, info.group);
@@ -310,7 +322,7 @@ impl Rejection {
             let _ = write!(sentence, "in the namespace \"{}\"", info.namespace);
         }
         Self::Forbidden(Box::new(Details {
-            message: escape_html(&sentence),
+            message: escape_html(&sentence) + &because,
             name: info.name.to_owned(),
             group: info.group.to_owned(),
             kind: info.resource.to_owned(),
@@ -371,6 +383,7 @@ fn escape_html(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::request_info::RequestInfo;
     use http::Method;
 
     fn backend(hop: Hop, discovery: bool) -> Rejection {
@@ -419,7 +432,11 @@ mod tests {
     fn check_forbidden(path: &str, expected: &str) {
         let user = User { name: "u".to_owned(), ..User::default() };
         let info = RequestInfo::parse(&Method::GET, path, None).unwrap();
-        assert_eq!(Rejection::forbidden(&user, &info).message(), expected);
+        let attributes = Attributes::from(&info);
+        assert_eq!(Rejection::forbidden(&user, &attributes, "").message(), expected);
+        let reasoned = format!("{expected}: a <reason>");
+        let got = Rejection::forbidden(&user, &attributes, "a <reason>").message();
+        assert_eq!(got, reasoned);
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! The path is decoded once and then split, as the backend will do; everything borrows from it.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
 
-use super::query::Query;
+use super::duration::{self, Signed};
+use super::query;
 
 /// A request's method, path and query in Kubernetes' terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,11 @@ pub enum PathError {
     #[error("unable to determine kind and namespace from the request path")]
     MissingResource,
 }
+
+/// A `?timeout=` that is no duration; the caller gets 400.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid timeout specified in the request URL - {0}")]
+pub struct TimeoutError(String);
 
 /// Decodes the percent-encoded path once; borrows when there is nothing to decode.
 pub fn decode_path(raw: &str) -> Result<Cow<'_, str>, PathError> {
@@ -167,6 +174,30 @@ impl<'a> RequestInfo<'a> {
             || matches!(self.subresource, "attach" | "exec" | "proxy" | "log" | "portforward")
     }
 
+    /// How long the request may take: `most`, or less where its `?timeout=` says so; `None` when it is
+    /// long-running. Zero, negative and larger values mean `most` (`filters/request_deadline.go`).
+    pub fn timeout(
+        &self,
+        query: Option<&str>,
+        most: Duration,
+    ) -> Result<Option<Duration>, TimeoutError> {
+        if self.is_long_running() {
+            return Ok(None);
+        }
+        let asked = query::first(query, "timeout").filter(|value| !value.is_empty());
+        let Some(asked) = asked else { return Ok(Some(most)) };
+        match duration::parse(&asked).map_err(TimeoutError)? {
+            Signed::Positive(asked) if !asked.is_zero() && asked < most => Ok(Some(asked)),
+            Signed::Positive(_) | Signed::Negative(_) => Ok(Some(most)),
+        }
+    }
+
+    /// True for a request that changes nothing: it counts against another limit than those that do
+    /// (`nonMutatingRequestVerbs` in `filters/maxinflight.go`).
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.verb, "get" | "list" | "watch")
+    }
+
     /// True for `/apis/<group>/<version>`: upstream bounds these to five seconds
     /// (`NewRequestForProxy`: a non-resource path of exactly three parts).
     pub fn is_version_discovery(&self) -> bool {
@@ -219,12 +250,8 @@ fn resource_verb(method: &Method) -> &'static str {
 /// True when the first `watch` of the query is anything but `false` and `0`, in any case: read as
 /// the backend will read it (`Convert_Slice_string_To_bool`).
 fn wants_watch(query: Option<&str>) -> bool {
-    let Some(query) = query else { return false };
-    if !query.contains("watch") && !query.contains('%') {
-        return false;
-    }
-    let query = Query::parse(Some(query));
-    query.get("watch").is_some_and(|value| !value.eq_ignore_ascii_case("false") && value != "0")
+    let watch = query::first(query, "watch");
+    watch.is_some_and(|value| !value.eq_ignore_ascii_case("false") && value != "0")
 }
 
 #[cfg(test)]
@@ -298,5 +325,25 @@ mod tests {
         assert!(info("/apis/g/v1/x").is_long_running());
         assert!(info("/api/v1/namespaces/n/pods/p/log").is_long_running());
         assert!(!info("/apis/g/v1/x/y").is_long_running());
+    }
+
+    #[test]
+    fn the_timeout_in_the_url_can_only_shorten_a_requests_time() {
+        let most = Duration::from_secs(60);
+        let timeout = |uri: &str| {
+            let (path, query) = uri.split_once('?').unwrap();
+            let info = RequestInfo::parse(&Method::GET, path, Some(query)).unwrap();
+            info.timeout(Some(query), most).map(|timeout| timeout.map(|it| it.as_secs()))
+        };
+        assert_eq!(timeout("/apis?timeout=32s"), Ok(Some(32)));
+        for query in ["a=1", "timeout=", "timeout=0s", "timeout=0", "timeout=2m", "timeout=-1s"] {
+            assert_eq!(timeout(&format!("/apis/g/v/x?{query}")), Ok(Some(60)), "{query}");
+        }
+        assert_eq!(timeout("/apis/g/v/x?watch=1&timeout=3s"), Ok(None));
+        let text = timeout("/apis/g/v/x?timeout=30").unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "invalid timeout specified in the request URL - time: missing unit in duration \"30\""
+        );
     }
 }

@@ -71,6 +71,13 @@ pub enum Page {
     Index,
 }
 
+impl Page {
+    /// True for the pages that are answered however much there is to do.
+    pub fn is_health(self) -> bool {
+        matches!(self, Self::Livez | Self::Readyz | Self::Healthz)
+    }
+}
+
 /// An extension API server as one APIService sees it.
 #[derive(Debug, PartialEq)]
 pub struct Remote<B> {

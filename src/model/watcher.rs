@@ -13,9 +13,23 @@ use super::watch_events::{error, expired, frame};
 
 /// How often a watcher that understands bookmarks is told how far it has come, in seconds.
 pub const BOOKMARK_PERIOD_SECONDS: u64 = 60;
-/// The least time after which a watch without a timeout ends, in seconds (`--min-request-timeout`
-/// upstream); it is at most doubled, so that watchers do not come back all at once.
+/// The least time after which a watch without a timeout ends, in seconds, unless
+/// `--min-request-timeout` says another.
 pub const TIMEOUT_MIN_SECONDS: u64 = 30 * 60;
+
+/// How long a watch lasts that does not say so itself, in seconds: `minimum` stretched by `chance`,
+/// from 0 to 1, to less than twice as long, so that watchers do not come back all at once
+/// (`handlers/get.go`).
+pub fn timeout_seconds(minimum: u64, chance: f64) -> u64 {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "seconds, and chance is not negative"
+    )]
+    let stretched = (minimum as f64 * chance) as u64;
+    minimum.saturating_add(stretched)
+}
 
 /// What a change looks like to a watcher.
 pub type Seen = (EventType, Arc<Value>);

@@ -1,7 +1,7 @@
 //! A request to an extension API server, and its answer back.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::LOCATION;
 use http::uri::PathAndQuery;
@@ -16,7 +16,7 @@ use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
-use crate::upstream::{Answer, Class, Outgoing, Progress, Upstream};
+use crate::upstream::{Answer, Class, Outgoing, Progress, Retried, Upstream};
 
 impl Connection {
     /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
@@ -28,7 +28,7 @@ impl Connection {
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts } = asked;
+        let Asked { info, parts, deadline } = asked;
         let failed = |fault: Fault| reject(remote, info, fault);
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
@@ -41,9 +41,12 @@ impl Connection {
         } else {
             Class::Short
         };
-        let deadline = self.deadline(info, outcome.begun());
+        let deadline = deadline.map(|deadline| self.deadline(info, outcome.begun(), deadline));
         if !body.is_end_stream() {
             body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
+            if let Some(receiver) = outcome.receiver() {
+                body.set_observer(receiver);
+            }
         }
         let identity = &self.proxy.auth.identity_headers;
         let make =
@@ -64,22 +67,23 @@ impl Connection {
             },
             None => call.await,
         };
+        outcome.endpoint = progress.endpoint();
+        for Retried { endpoint, cause } in progress.retries() {
+            outcome.route().retried(&endpoint.to_string(), cause);
+        }
         let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
             return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
         }
-        Ok(respond(answer, deadline, outcome))
+        Ok(respond(answer, deadline, progress.waited(), outcome))
     }
 
-    /// When the answer must be complete; none for long-running requests.
-    fn deadline(&self, info: &RequestInfo<'_>, begun: Instant) -> Option<Instant> {
-        let config = &self.proxy.config;
-        if info.is_long_running() {
-            None
-        } else if info.is_version_discovery() {
-            Some(begun + config.discovery_timeout.min(config.request_timeout))
+    /// When the answer must be complete: sooner for discovery, which upstream bounds too.
+    fn deadline(&self, info: &RequestInfo<'_>, begun: Instant, deadline: Instant) -> Instant {
+        if info.is_version_discovery() {
+            deadline.min(begun + self.proxy.config.discovery_timeout)
         } else {
-            Some(begun + config.request_timeout)
+            deadline
         }
     }
 }
@@ -93,11 +97,15 @@ fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Re
     }))
 }
 
-fn respond(answer: Answer, deadline: Option<Instant>, outcome: &mut Outcome) -> Response<Body> {
+fn respond(
+    answer: Answer,
+    deadline: Option<Instant>,
+    waited: Duration,
+    outcome: &mut Outcome,
+) -> Response<Body> {
     let Answer { mut head, mut body, lease } = answer;
-    let seconds = outcome.begun().elapsed().as_secs_f64();
-    lease.endpoint().metrics().answered(head.status.as_u16(), seconds);
-    outcome.lease = Some(lease);
+    lease.endpoint().metrics().answered(head.status.as_u16());
+    outcome.answered_by(lease, waited);
     headers::for_client(&mut head.headers, &outcome.audit_id);
     if let Some(deadline) = deadline {
         body.set_deadline(deadline.into());

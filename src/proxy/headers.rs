@@ -232,6 +232,11 @@ impl ClientAddress {
         }
     }
 
+    /// The address as text.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.value.as_bytes()
+    }
+
     fn last(&self, mut list: Vec<u8>) -> HeaderValue {
         list.extend_from_slice(b", ");
         list.extend_from_slice(self.value.as_bytes());

@@ -2,6 +2,8 @@
 //!
 //! Any step may end in a [`Rejection`]; each request leaves one record behind (`outcome`).
 
+mod access_log;
+mod admission;
 mod forward;
 mod headers;
 mod outcome;
@@ -9,20 +11,21 @@ mod outcome;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use prometheus::IntGauge;
 use rustls_pki_types::CertificateDer;
 
+pub use self::access_log::AccessLog;
+use self::admission::{Admission, Kind};
 use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth, refuse_impersonation};
+use crate::auth::{Auth, ConnectionAuth};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -30,6 +33,7 @@ use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};
 use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Route, RoutingTable};
+use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::Drain;
 use crate::runtime::snapshot::View;
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
@@ -107,6 +111,7 @@ pub struct Proxy {
     objects: ApiServices,
     pages: Pages,
     counters: Counters,
+    admission: Admission,
     drain: Drain,
     trailers: TrailerFilterHolder,
 }
@@ -127,13 +132,9 @@ pub struct Services {
 /// Metric handles that are not a route's.
 #[derive(Debug)]
 struct Counters {
-    metrics: Arc<Metrics>,
     documents: Arc<RouteMetrics>,
     objects: Arc<RouteMetrics>,
     pages: Arc<RouteMetrics>,
-    read_only: IntGauge,
-    mutating: IntGauge,
-    long_running: IntGauge,
 }
 
 /// What passes of a request's trailers.
@@ -150,6 +151,8 @@ impl std::fmt::Debug for TrailerFilterHolder {
 struct Asked<'a> {
     info: &'a RequestInfo<'a>,
     parts: &'a Parts,
+    /// When the answer must be complete; none for long-running requests.
+    deadline: Option<Instant>,
 }
 
 /// One client connection as its requests see it.
@@ -157,6 +160,7 @@ struct Asked<'a> {
 pub struct Connection {
     proxy: Arc<Proxy>,
     pool: Arc<Pool>,
+    access_log: Option<Arc<AccessLog>>,
     auth: ConnectionAuth,
     client: ClientAddress,
 }
@@ -177,15 +181,12 @@ impl Proxy {
             documents: own("", "", ""),
             objects: own(OWN_GROUP, OWN_VERSION, "apiservices"),
             pages: own("", "", ""),
-            read_only: metrics.inflight.with_label_values(&["readOnly"]),
-            mutating: metrics.inflight.with_label_values(&["mutating"]),
-            long_running: metrics.long_running.clone(),
-            metrics: Arc::clone(metrics),
         };
         let identity = Arc::clone(&auth.identity_headers);
         let filter: TrailerFilter =
             Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &identity));
         Arc::new(Self {
+            admission: Admission::new(&config, metrics),
             config,
             auth,
             table,
@@ -202,15 +203,25 @@ impl Proxy {
     pub fn connection(
         self: &Arc<Self>,
         pool: &Arc<Pool>,
+        access_log: Option<&Arc<AccessLog>>,
         peer: SocketAddr,
         chain: Vec<CertificateDer<'static>>,
     ) -> Connection {
         Connection {
             proxy: Arc::clone(self),
             pool: Arc::clone(pool),
+            access_log: access_log.map(Arc::clone),
             auth: ConnectionAuth::new(chain),
             client: ClientAddress::new(peer.ip()),
         }
+    }
+}
+
+impl Proxy {
+    /// True for the few requests after which an HTTP/2 client is told to connect anew
+    /// (`filters/goaway.go`).
+    fn sends_away(&self) -> bool {
+        self.config.goaway_chance > 0.0 && fastrand::f64() < self.config.goaway_chance
     }
 }
 
@@ -227,32 +238,35 @@ impl Connection {
         let info = match info {
             Ok(info) => info,
             Err(error) => {
+                let outcome = Outcome::new(&self, ("other", false), &parts, audit_id);
                 let rejection = Rejection::BadRequest(error.to_string());
-                let mut outcome = self.begin("other", false, &parts.method, audit_id);
-                outcome.rejected(&rejection);
+                return Self::rejected(&rejection, &parts, Box::new(outcome));
+            }
+        };
+        let kind = (info.metrics_verb(), info.is_long_running());
+        let mut outcome = Box::new(Outcome::new(&self, kind, &parts, audit_id));
+        let most = self.proxy.config.request_timeout;
+        let deadline = match info.timeout(parts.uri.query(), most) {
+            Ok(timeout) => timeout.map(|timeout| outcome.begun() + timeout),
+            Err(error) => {
+                let rejection = Rejection::BadRequest(error.to_string());
                 return Self::rejected(&rejection, &parts, outcome);
             }
         };
-        let (verb, long_running) = (info.metrics_verb(), info.is_long_running());
-        let mut outcome = self.begin(verb, long_running, &parts.method, audit_id);
-        let deadline = outcome.begun() + self.proxy.config.request_timeout;
-        let asked = Asked { info: &info, parts: &parts };
+        let asked = Asked { info: &info, parts: &parts, deadline };
         match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
-                if !long_running {
+                if let Some(deadline) = deadline {
                     // A client that does not read must not hold what is made here for ever.
                     answered.body_mut().limit(deadline.into());
                 }
-                if outcome.is_anonymous() {
+                if outcome.is_anonymous() || self.proxy.sends_away() {
                     close_http2(&parts, &mut answered);
                 }
                 with_observer(answered, outcome)
             }
-            Err(rejection) => {
-                outcome.rejected(&rejection);
-                Self::rejected(&rejection, &parts, outcome)
-            }
+            Err(rejection) => Self::rejected(&rejection, &parts, outcome),
         }
     }
 
@@ -263,37 +277,43 @@ impl Connection {
         body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts } = asked;
+        let Asked { info, parts, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
-        let caller = auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
+        let mut caller =
+            auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
         outcome.set_caller(&caller);
         let table = self.proxy.table.load();
         let route = table.lookup(info);
-        refuse_impersonation(&caller, &parts.headers)?;
+        outcome.set_route(match &*route {
+            Route::Documents(_) => &counters.documents,
+            Route::Objects => &counters.objects,
+            Route::Remote(remote) => &remote.backend.metrics,
+            Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
+        });
+        if let Some(other) = auth.authorizer.impersonate(&caller, info, &parts.headers)? {
+            outcome.set_caller(&other);
+            caller = other;
+        }
+        if !matches!(&*route, Route::Own(page) if page.is_health()) {
+            let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
+            outcome.enter(kind, caller.user.in_group(GROUP_MASTERS))?;
+        }
         let permit = auth.authorizer.authorize(caller, info)?;
         match &*route {
             Route::Documents(document) => {
-                outcome.set_route(&counters.documents);
                 let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
                 let bytes = self.proxy.documents.serve(&table, document, negotiated)?;
                 let media = negotiated.accepted.content_type();
                 Ok(with_own_headers(response(StatusCode::OK, media, bytes), outcome))
             }
             Route::Objects => {
-                outcome.set_route(&counters.objects);
                 let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
                 Ok(with_own_headers(answer, outcome))
             }
-            Route::Remote(remote) => {
-                outcome.set_route(&remote.backend.metrics);
-                self.forward(&permit, remote, asked, body, outcome).await
-            }
-            Route::Own(page) => {
-                outcome.set_route(&counters.pages);
-                Ok(with_own_headers(self.page(*page, &table, parts)?, outcome))
-            }
+            Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
+            Route::Own(page) => Ok(with_own_headers(self.page(*page, &table, parts)?, outcome)),
             Route::Local => Err(Rejection::LocalOnly),
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::NotReady => Err(Rejection::NotReady),
@@ -323,34 +343,9 @@ impl Connection {
         }
     }
 
-    fn begin(
-        &self,
-        verb: &'static str,
-        long_running: bool,
-        method: &Method,
-        audit_id: HeaderValue,
-    ) -> Box<Outcome> {
-        let counters = &self.proxy.counters;
-        let kind = if long_running {
-            &counters.long_running
-        } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-            &counters.read_only
-        } else {
-            &counters.mutating
-        };
-        let open = self.proxy.drain.request(long_running);
-        Box::new(Outcome::new(
-            &counters.metrics,
-            &counters.pages,
-            verb,
-            audit_id,
-            (open, long_running),
-            kind,
-        ))
-    }
-
     /// The answer to a request that ended here.
-    fn rejected(rejection: &Rejection, parts: &Parts, outcome: Box<Outcome>) -> Response<Body> {
+    fn rejected(rejection: &Rejection, parts: &Parts, mut outcome: Box<Outcome>) -> Response<Body> {
+        outcome.rejected(rejection);
         outcome.log(rejection, parts);
         let status = Bytes::from(format!("{}\n", rejection.status()));
         let mut answer = response(rejection.code(), "application/json", status);

@@ -1,74 +1,118 @@
 //! One record per request, written when it is dropped, so that a cancelled request counts too.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
+use prometheus::IntGauge;
 
+use super::Connection;
+use super::access_log::{Entry, Line};
+use super::admission::Kind;
 use crate::auth::Caller;
 use crate::body::{BodyError, Observe};
 use crate::model::rejection::Rejection;
 use crate::runtime::lifecycle::OpenGuard;
-use crate::runtime::telemetry::{Metrics, RouteMetrics};
-use crate::upstream::Lease;
+use crate::runtime::telemetry::{Phases, RouteMetrics};
+use crate::upstream::{DialTimes, Lease};
 
 /// The code under which upstream's metrics count a client that went away before its answer.
 const CODE_CLIENT_GONE: u16 = 499;
+/// The cause of an end that nobody but the client brought about.
+const CAUSE_CLIENT_GONE: &str = "ClientGone";
 
 /// What became of a request, from its headers to the end of its response.
 #[derive(Debug)]
 pub(super) struct Outcome {
     begun: Instant,
     verb: &'static str,
-    long_running: bool,
+    connection: Arc<Connection>,
     route: Arc<RouteMetrics>,
-    metrics: Arc<Metrics>,
-    inflight: prometheus::IntGauge,
+    place: Place,
     pub(super) audit_id: HeaderValue,
     code: Option<StatusCode>,
     cause: Option<&'static str>,
+    /// The response came to its end.
+    complete: bool,
     caller: Option<Arc<Caller>>,
+    /// The endpoint that was tried last.
+    pub(super) endpoint: Option<SocketAddr>,
+    answered: Option<Answered>,
     /// The stream to the backend; ends with the response.
-    pub(super) lease: Option<Lease>,
+    lease: Option<Lease>,
+    sent: u64,
+    /// Only where there is an access log.
+    entry: Option<Box<Entry>>,
     _open: OpenGuard,
 }
 
+/// Where a request is counted while it is open.
+#[derive(Debug)]
+enum Place {
+    /// It has a deadline; not let in yet, or it is for a page that needs no room.
+    Outside,
+    /// It has a deadline and was let in.
+    Inside(Kind),
+    /// It is long-running; the gauge is its route's.
+    LongRunning(Option<IntGauge>),
+}
+
+/// A backend's answer has begun.
+#[derive(Debug)]
+struct Answered {
+    at: Instant,
+    phases: Phases,
+}
+
 impl Outcome {
-    /// Begins to record; `kind` is the gauge of its kind of requests.
+    /// Begins to record.
     pub(super) fn new(
-        metrics: &Arc<Metrics>,
-        route: &Arc<RouteMetrics>,
-        verb: &'static str,
+        connection: &Arc<Connection>,
+        (verb, long_running): (&'static str, bool),
+        parts: &Parts,
         audit_id: HeaderValue,
-        (open, long_running): (OpenGuard, bool),
-        kind: &prometheus::IntGauge,
     ) -> Self {
-        kind.inc();
+        let proxy = &connection.proxy;
         Self {
             begun: Instant::now(),
             verb,
-            long_running,
-            route: Arc::clone(route),
-            metrics: Arc::clone(metrics),
-            inflight: kind.clone(),
+            route: Arc::clone(&proxy.counters.pages),
+            place: if long_running { Place::LongRunning(None) } else { Place::Outside },
             audit_id,
             code: None,
             cause: None,
+            // Of the answer to a HEAD no body is carried.
+            complete: parts.method == Method::HEAD,
             caller: None,
+            endpoint: None,
+            answered: None,
             lease: None,
-            _open: open,
+            sent: 0,
+            entry: connection.access_log.as_ref().map(|_| Box::new(Entry::new(parts))),
+            _open: proxy.drain.request(long_running),
+            connection: Arc::clone(connection),
         }
     }
 
-    /// Who is calling, for the log.
+    /// As whom the request goes on, for the log.
     pub(super) fn set_caller(&mut self, caller: &Arc<Caller>) {
         self.caller = Some(Arc::clone(caller));
     }
 
-    /// True for a caller without credentials.
+    /// True for a caller without credentials, and not for who acts as such a one.
     pub(super) fn is_anonymous(&self) -> bool {
-        self.caller.as_ref().is_some_and(|caller| caller.is_anonymous)
+        self.caller.as_ref().is_some_and(|caller| caller.requestor().is_anonymous)
+    }
+
+    /// The request is let in, or told to come later; long-running ones always are.
+    pub(super) fn enter(&mut self, kind: Kind, privileged: bool) -> Result<(), Rejection> {
+        if matches!(self.place, Place::Outside) {
+            self.connection.proxy.admission.enter(kind, privileged)?;
+            self.place = Place::Inside(kind);
+        }
+        Ok(())
     }
 
     /// The request turned out to be for this route.
@@ -77,6 +121,43 @@ impl Outcome {
             gauge.inc();
         }
         self.route = Arc::clone(route);
+        if let Place::LongRunning(gauge) = &mut self.place {
+            let of_route = route.long_running(self.verb);
+            of_route.inc();
+            *gauge = Some(of_route);
+        }
+    }
+
+    /// What counts the bytes of the request's body, where somebody wants to know.
+    pub(super) fn receiver(&self) -> Option<Box<dyn Observe>> {
+        self.entry.as_ref().map(|entry| entry.receiver())
+    }
+
+    /// A backend's answer begins; `waited` is how long a connection was waited for.
+    pub(super) fn answered_by(&mut self, lease: Lease, waited: Duration) {
+        let at = Instant::now();
+        let before = at - self.begun;
+        let DialTimes { connect, tls } = match waited {
+            Duration::ZERO => DialTimes::default(),
+            // It may have waited for a part of the dial only, which somebody else had begun.
+            _ => lease.dial_times(),
+        };
+        let (connect, tls) = (connect.min(waited), tls.min(waited.saturating_sub(connect)));
+        let phases = Phases {
+            queue: waited.saturating_sub(connect + tls).as_secs_f64(),
+            connect: connect.as_secs_f64(),
+            tls: tls.as_secs_f64(),
+            first_byte: before.saturating_sub(waited).as_secs_f64(),
+            body: 0.0,
+        };
+        self.answered = Some(Answered { at, phases });
+        self.endpoint = Some(lease.endpoint().address);
+        self.lease = Some(lease);
+    }
+
+    /// The route that the request is counted under.
+    pub(super) fn route(&self) -> &RouteMetrics {
+        &self.route
     }
 
     /// The response's code is known.
@@ -88,11 +169,7 @@ impl Outcome {
     pub(super) fn rejected(&mut self, rejection: &Rejection) {
         self.code = Some(rejection.code());
         self.cause = Some(rejection.cause());
-        self.metrics.terminated(
-            self.route.api_service(),
-            rejection.code().as_u16(),
-            rejection.cause(),
-        );
+        self.route.terminated(self.verb, rejection.code().as_u16(), rejection.cause());
     }
 
     /// When the request began.
@@ -104,7 +181,9 @@ impl Outcome {
     pub(super) fn log(&self, rejection: &Rejection, parts: &Parts) {
         let code = rejection.code().as_u16();
         let (cause, detail) = (rejection.cause(), rejection.detail());
-        let user = self.caller.as_ref().map(|caller| caller.user.name.as_str()).unwrap_or_default();
+        let caller = self.caller.as_deref();
+        let user = caller.map(|caller| caller.requestor().user.name.as_str()).unwrap_or_default();
+        let impersonated_user = caller.and_then(Caller::impersonated_name);
         let audit_id = self.audit_id.to_str().unwrap_or_default();
         let (method, path) = (&parts.method, parts.uri.path());
         if let Rejection::Backend(backend) = rejection {
@@ -114,6 +193,7 @@ impl Outcome {
                 cause,
                 detail,
                 user,
+                impersonated_user,
                 %method,
                 path,
                 code,
@@ -121,55 +201,112 @@ impl Outcome {
                 "request failed on the way to its backend"
             );
         } else if code >= 500 {
-            tracing::warn!(cause, detail, user, %method, path, code, audit_id, "request failed");
+            tracing::warn!(
+                cause,
+                detail,
+                user,
+                impersonated_user,
+                %method,
+                path,
+                code,
+                audit_id,
+                "request failed"
+            );
         } else {
-            tracing::debug!(cause, detail, user, %method, path, code, audit_id, "request rejected");
+            tracing::debug!(
+                cause,
+                detail,
+                user,
+                impersonated_user,
+                %method,
+                path,
+                code,
+                audit_id,
+                "request rejected"
+            );
         }
     }
 }
 
 impl Observe for Outcome {
+    fn passed(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+    }
+
     fn ended(&mut self, error: Option<&BodyError>) {
-        match error {
-            None => {
-                if let Some(lease) = &mut self.lease {
-                    lease.complete();
-                }
+        self.complete = true;
+        let Some(error) = error else {
+            if let Some(lease) = &mut self.lease {
+                lease.complete();
             }
-            Some(error) => {
-                let cause = match error {
-                    BodyError::Deadline => "Deadline",
-                    BodyError::Reset(_) | BodyError::Aborted(_) => "BackendReset",
-                };
-                self.cause = Some(cause);
-                let endpoint = self.lease.as_ref().map(|lease| lease.endpoint().address);
-                tracing::warn!(
-                    apiservice = self.route.api_service(),
-                    cause,
-                    ?endpoint,
-                    audit_id = self.audit_id.to_str().unwrap_or_default(),
-                    %error,
-                    "response aborted"
-                );
-                self.metrics.terminated(self.route.api_service(), self.code_number(), cause);
-            }
-        }
+            return;
+        };
+        let cause = match error {
+            BodyError::Deadline => "Deadline",
+            BodyError::Reset(_) | BodyError::Aborted(_) => "BackendReset",
+        };
+        self.cause = Some(cause);
+        tracing::warn!(
+            apiservice = self.route.api_service(),
+            cause,
+            endpoint = ?self.endpoint,
+            audit_id = self.audit_id.to_str().unwrap_or_default(),
+            %error,
+            "response aborted"
+        );
+        self.route.aborted(self.verb, cause);
     }
 }
 
 impl Outcome {
-    fn code_number(&self) -> u16 {
-        self.code.map_or(CODE_CLIENT_GONE, |code| code.as_u16())
+    fn write_line(&self, entry: &Entry, code: u16, latency: Duration) {
+        let Some(log) = &self.connection.access_log else { return };
+        let caller = self.caller.as_deref();
+        let cause = self.cause.unwrap_or(if self.complete { "" } else { CAUSE_CLIENT_GONE });
+        log.write(&Line {
+            entry,
+            verb: self.verb,
+            user: caller.map(|caller| caller.requestor().user.name.as_str()).unwrap_or_default(),
+            impersonated_user: caller.and_then(Caller::impersonated_name).unwrap_or_default(),
+            client: self.connection.client.as_bytes(),
+            api_service: self.route.api_service(),
+            endpoint: self.endpoint,
+            code,
+            cause,
+            latency,
+            phases: self.answered.as_ref().map(|answered| &answered.phases),
+            sent: self.sent,
+            audit_id: self.audit_id.as_bytes(),
+        });
     }
 }
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        self.inflight.dec();
+        let now = Instant::now();
+        let latency = now - self.begun;
+        let long_running = match &self.place {
+            Place::Outside => false,
+            Place::Inside(kind) => {
+                self.connection.proxy.admission.leave(*kind);
+                false
+            }
+            Place::LongRunning(gauge) => {
+                gauge.iter().for_each(IntGauge::dec);
+                true
+            }
+        };
         if let Some(gauge) = self.route.in_flight() {
             gauge.dec();
         }
-        let seconds = (!self.long_running).then(|| self.begun.elapsed().as_secs_f64());
-        self.route.record(self.verb, self.code_number(), seconds);
+        let code = self.code.map_or(CODE_CLIENT_GONE, |code| code.as_u16());
+        self.route.record(self.verb, code, (!long_running).then_some(latency.as_secs_f64()));
+        if let (Some(answered), Some(lease)) = (&mut self.answered, &self.lease) {
+            answered.phases.body = (now - answered.at).as_secs_f64();
+            self.route.record_phases(lease.endpoint().metrics(), &answered.phases, long_running);
+        }
+        if let Some(entry) = &self.entry {
+            self.write_line(entry, code, latency);
+        }
     }
 }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::Config;
-use super::dial::{Dialed, Noted, Watched};
+use super::dial::{DialTimes, Dialed, Noted, Watched};
 use super::endpoint::{Endpoint, Place};
 use super::pool::{Pool, SlotKey};
 use super::retry::Failed;
@@ -54,6 +54,7 @@ pub(super) struct State {
     /// True once it has carried a request.
     served: AtomicBool,
     noted: Noted,
+    times: DialTimes,
     /// Since when nothing is open on it, as the pool's sweep saw it.
     idle_since: Mutex<Option<Instant>>,
 }
@@ -63,6 +64,7 @@ pub(super) struct State {
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) noted: Noted,
+    times: DialTimes,
     pub(super) idle_since: Instant,
 }
 
@@ -71,6 +73,7 @@ pub(super) struct Http1 {
 pub struct Lease {
     place: Place,
     kind: Kind,
+    times: DialTimes,
     /// Carries the request's body; ends with the lease.
     pub(super) upload: Option<AbortOnDrop>,
 }
@@ -120,13 +123,14 @@ impl Lease {
     pub(super) fn http2(place: Place, state: &Arc<State>) -> Self {
         state.in_flight.fetch_add(1, Ordering::Relaxed);
         state.served.store(true, Ordering::Relaxed);
-        Self { place, kind: Kind::Http2(Arc::clone(state)), upload: None }
+        Self { place, kind: Kind::Http2(Arc::clone(state)), times: state.times, upload: None }
     }
 
     /// Holds a whole HTTP/1.1 connection.
     pub(super) fn http1(place: Place, connection: Http1, pool: &Arc<Pool>, key: SlotKey) -> Self {
+        let times = connection.times;
         let kind = Kind::Http1 { connection: Some(connection), pool: Arc::clone(pool), key };
-        Self { place, kind, upload: None }
+        Self { place, kind, times, upload: None }
     }
 
     /// The connection's sender, for HTTP/1.1.
@@ -143,6 +147,11 @@ impl Lease {
             Kind::Http2(state) => state.noted(),
             Kind::Http1 { connection, .. } => connection.as_ref()?.noted.get().cloned(),
         }
+    }
+
+    /// How long its connection took to be made.
+    pub fn dial_times(&self) -> DialTimes {
+        self.times
     }
 
     /// The endpoint that serves the request.
@@ -182,7 +191,7 @@ impl Http2 {
         config: &Config,
         endpoint: &Arc<Endpoint>,
     ) -> Result<Self, Fault> {
-        let Dialed { stream, noted, .. } = dialed;
+        let Dialed { stream, noted, times, .. } = dialed;
         let failed = |error: &h2::Error| Failed::http2(error, noted.get().cloned()).fault;
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
@@ -213,6 +222,7 @@ impl Http2 {
             closed: AtomicBool::new(false),
             served: AtomicBool::new(false),
             noted,
+            times,
             idle_since: Mutex::new(None),
         });
         let ping = connection.ping_pong();
@@ -321,6 +331,6 @@ impl Http1 {
         }));
         // Until its driver has run once, a new connection looks like one that takes no request.
         sender.ready().await?;
-        Ok(Self { sender, noted: dialed.noted, idle_since: Instant::now() })
+        Ok(Self { sender, noted: dialed.noted, times: dialed.times, idle_since: Instant::now() })
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,12 +30,23 @@ pub(super) struct Dialed {
     /// True when ALPN chose HTTP/2.
     pub(super) http2: bool,
     pub(super) noted: Noted,
+    pub(super) times: DialTimes,
+}
+
+/// How long the parts of a dial took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DialTimes {
+    /// TCP.
+    pub connect: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
 }
 
 /// Makes a connection.
 pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Dialed, Fault> {
     let (config, name) = backend.tls()?;
     let address = endpoint.address;
+    let begun = Instant::now();
     let connecting = TcpStream::connect(address);
     let stream = match timeout(backend.config.connect_timeout, connecting).await {
         Ok(Ok(stream)) => stream,
@@ -48,12 +60,15 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
     if let Err(error) = socket::set_up(&stream) {
         return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp: {error}")));
     }
+    let connect = begun.elapsed();
     let handshake = TlsConnector::from(config).connect(name, stream);
     match timeout(backend.config.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let noted = Noted::default();
-            Ok(Dialed { stream: Watched { stream, noted: Arc::clone(&noted) }, http2, noted })
+            let times = DialTimes { connect, tls: begun.elapsed().saturating_sub(connect) };
+            let stream = Watched { stream, noted: Arc::clone(&noted) };
+            Ok(Dialed { stream, http2, noted, times })
         }
         Ok(Err(error)) => {
             let hop = tls_hop(&error).unwrap_or(Hop::HandshakeFailed);

@@ -60,7 +60,7 @@ impl Endpoint {
     }
 
     /// Its series, made on first use and removed with the endpoint.
-    pub fn metrics(&self) -> &EndpointMetrics {
+    pub fn metrics(&self) -> &Arc<EndpointMetrics> {
         self.series.get_or_init(|| {
             EndpointMetrics::of(
                 &self.metrics,

@@ -1,7 +1,8 @@
 //! One exchange on a connection: a request out, the head of its answer back.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -9,10 +10,11 @@ use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, response, uri};
+use smallvec::SmallVec;
 
 use super::connection::Lease;
 use super::endpoint::Backend;
-use super::retry::{Failed, Retry};
+use super::retry::{Failed, Retry, TRIES_MAX};
 use crate::body::{Body, pump};
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks;
@@ -29,9 +31,28 @@ pub struct Outgoing<'a> {
     pub progress: &'a Progress,
 }
 
-/// How far a request has come on its way out.
+/// How far a request has come on its way out, and what it met.
 #[derive(Debug, Default)]
-pub struct Progress(Mutex<(Option<SocketAddr>, Step)>);
+pub struct Progress(Mutex<Way>);
+
+#[derive(Debug, Default)]
+struct Way {
+    endpoint: Option<SocketAddr>,
+    step: Step,
+    /// Since when a connection is waited for.
+    waiting: Option<Instant>,
+    waited: Duration,
+    retries: SmallVec<[Retried; TRIES_MAX]>,
+}
+
+/// A try that failed and was followed by another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried {
+    /// The endpoint that failed.
+    pub endpoint: SocketAddr,
+    /// The fault's word.
+    pub cause: &'static str,
+}
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +67,7 @@ pub(super) enum Step {
 impl Progress {
     /// The fault of a request whose deadline passed here.
     pub fn deadline(&self) -> Fault {
-        let hop = match self.0.lock().unwrap_or_else(PoisonError::into_inner).1 {
+        let hop = match self.lock().step {
             Step::Connection => Hop::ConnectTimeout,
             Step::Answer => Hop::Deadline,
         };
@@ -55,18 +76,44 @@ impl Progress {
 
     /// The endpoint that was tried last.
     pub fn endpoint(&self) -> Option<SocketAddr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().endpoint
+    }
+
+    /// How long connections were waited for, over all tries.
+    pub fn waited(&self) -> Duration {
+        self.lock().waited
+    }
+
+    /// The tries before the last one.
+    pub fn retries(&self) -> SmallVec<[Retried; TRIES_MAX]> {
+        self.lock().retries.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Way> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Outgoing<'_> {
     pub(super) fn tries(&self, endpoint: SocketAddr) {
-        let mut progress = self.progress.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *progress = (Some(endpoint), Step::Answer);
+        let mut way = self.progress.lock();
+        (way.endpoint, way.step) = (Some(endpoint), Step::Answer);
     }
 
     pub(super) fn waits_for(&self, step: Step) {
-        self.progress.0.lock().unwrap_or_else(PoisonError::into_inner).1 = step;
+        let mut way = self.progress.lock();
+        way.step = step;
+        match step {
+            Step::Connection => way.waiting = Some(Instant::now()),
+            Step::Answer => {
+                let waited = way.waiting.take().map(|since| since.elapsed());
+                way.waited += waited.unwrap_or_default();
+            }
+        }
+    }
+
+    pub(super) fn tries_again(&self, endpoint: SocketAddr, cause: &'static str) {
+        self.progress.lock().retries.push(Retried { endpoint, cause });
     }
 }
 

@@ -18,8 +18,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use connection::Lease;
+pub use dial::DialTimes;
 pub use endpoint::{Backend, Endpoint};
-pub use exchange::{Answer, Outgoing, Progress};
+pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use pool::{Class, Pool};
 
 use crate::model::endpoints::Targets;

@@ -135,9 +135,9 @@ impl Pool {
                     if !again || tried.len() >= TRIES_MAX {
                         return Err(failed.fault);
                     }
-                    tracing::debug!(
-                        endpoint = %endpoint.address, cause = failed.fault.hop.word(), "trying again"
-                    );
+                    let cause = failed.fault.hop.word();
+                    request.tries_again(endpoint.address, cause);
+                    tracing::debug!(endpoint = %endpoint.address, cause, "trying again");
                 }
             }
         }

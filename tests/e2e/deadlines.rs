@@ -85,6 +85,27 @@ async fn a_resource_of_a_backend_that_hangs_is_504_with_a_full_status() {
 }
 
 #[tokio::test]
+async fn the_timeout_in_the_url_shortens_a_requests_time() {
+    let listener = hanging("hang");
+    let rig = Setup::new().service("hang", &[listener.address]).start().await;
+    for protocol in BOTH {
+        let mut client = rig.alice(protocol).await;
+        let answer = client.get(&path("hang", "things?timeout=200ms")).await;
+        assert_eq!((answer.status, answer.cause().as_str()), (504, "Deadline"));
+        for target in [path("hang", "things?timeout=soon"), "/apis?timeout=32".to_owned()] {
+            let answer = client.get(&target).await;
+            assert_eq!(answer.status, 400);
+            let message = answer.json()["message"].as_str().unwrap().to_owned();
+            assert!(
+                message.starts_with("invalid timeout specified in the request URL - time: "),
+                "{message}"
+            );
+        }
+        assert_eq!(client.get("/apis?timeout=32s").await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_deadline_after_the_headers_is_an_abort() {
     for (name, protocols) in [("two", HTTP2), ("one", HTTP1)] {
         let mut backend = Backend::start(name, protocols);

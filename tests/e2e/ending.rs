@@ -118,7 +118,7 @@ async fn failures_are_counted_by_cause() {
     let rig = Setup::new().service("gone", &[crate::faults::nobody()]).start().await;
     let mut client = rig.alice(Protocol::Http2).await;
     assert_eq!(client.get(&path("gone", "things")).await.status, 503);
-    let labels = ["apiservice=\"v1.gone.example.com\"", "cause=\"ConnectRefused\"", "code=\"503\""];
+    let labels = ["group=\"gone.example.com\"", "cause=\"ConnectRefused\"", "code=\"503\""];
     rig.await_metric("apiserver_request_terminations_total", &labels, 1.0).await;
     rig.await_metric("portico_apiservice_requests_in_flight", &[], 0.0).await;
 }

@@ -18,14 +18,18 @@ mod http2_client;
 mod pki;
 mod rig;
 
+mod access_log;
 mod deadlines;
 mod ending;
 mod faults;
 mod frontend;
 mod identity;
+mod impersonation;
 mod manifests;
 mod objects;
+mod overload;
 mod pooling;
 mod proxying;
 mod spoofing;
+mod tracing_context;
 mod watches;

@@ -36,6 +36,8 @@ pub(crate) struct Pki {
     pub(crate) aggregator: PemPair,
     /// A client of the group dev.
     pub(crate) alice: PemPair,
+    /// A member of system:masters.
+    pub(crate) master: PemPair,
     /// A front proxy that portico believes.
     pub(crate) front_proxy: PemPair,
 }
@@ -48,6 +50,7 @@ pub(crate) static PKI: LazyLock<Pki> = LazyLock::new(|| {
         server: authority.sign(&Leaf::server(&["localhost"])),
         aggregator: aggregators.sign(&Leaf::client("aggregator", &[])),
         alice: authority.sign(&Leaf::client("alice", &["dev"])),
+        master: authority.sign(&Leaf::client("master", &["system:masters"])),
         front_proxy: front_proxies.sign(&Leaf::client("front-proxy", &[])),
         stranger: Authority::new("e2e-stranger-ca"),
         authority,

@@ -86,6 +86,11 @@ impl Setup {
         Self { directory, arguments, edit: Box::new(|_, _| {}) }
     }
 
+    /// One of the rig's files.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// One more flag, which takes the place of an earlier one.
     pub(crate) fn flag(mut self, flag: &str) -> Self {
         self.arguments.push(flag.to_owned());
@@ -170,7 +175,8 @@ impl Rig {
 
     /// The sum of a metric's series that have all these labels, as written: `name="value"`.
     pub(crate) async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        let mut client = self.alice(Protocol::Http1).await;
+        // Let in also where others are told to come later.
+        let mut client = self.connect(Protocol::Http1, Some(&PKI.master)).await;
         let text = client.get("/metrics").await.text();
         let series = text.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))

@@ -3,6 +3,8 @@
 
 mod watch;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
@@ -30,12 +32,14 @@ const RESOURCE: &str = "apiservices";
 #[derive(Clone, Debug)]
 pub struct ApiServices {
     store: Store,
+    watch_timeout: Duration,
 }
 
 impl ApiServices {
-    /// Serves what `store` holds.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// Serves what `store` holds; a watch that does not say how long it is to last lasts
+    /// `watch_timeout` at least, and less than twice as long.
+    pub fn new(store: Store, watch_timeout: Duration) -> Self {
+        Self { store, watch_timeout }
     }
 
     /// Answers one request; the caller's permit has been given before.

@@ -17,7 +17,7 @@ use crate::model::rejection::Rejection;
 use crate::model::selector::Selectors;
 use crate::model::watch_events::{bookmark, expired};
 use crate::model::watcher::{
-    BOOKMARK_PERIOD_SECONDS, Seen, TIMEOUT_MIN_SECONDS, TooNew, Watched, Watcher,
+    BOOKMARK_PERIOD_SECONDS, Seen, TooNew, Watched, Watcher, timeout_seconds,
 };
 use crate::store::{Kind, Stored};
 
@@ -32,7 +32,7 @@ pub(super) fn start(
     let now = Instant::now();
     let seconds = options
         .timeout_seconds
-        .unwrap_or_else(|| fastrand::u64(TIMEOUT_MIN_SECONDS..2 * TIMEOUT_MIN_SECONDS));
+        .unwrap_or_else(|| timeout_seconds(objects.watch_timeout.as_secs(), fastrand::f64()));
     let changes = objects.store.subscribe();
     let selectors = options.selectors.clone();
     let selected = Selected { objects: objects.clone(), selectors, shape };

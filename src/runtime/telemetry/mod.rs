@@ -1,0 +1,147 @@
+//! Metrics under upstream's names where it has them.
+//!
+//! Handles are resolved once and held: a route keeps its series by verb and code, an endpoint its
+//! own from first use on. Both take their series out of the registry when they go.
+
+mod endpoint;
+mod process;
+mod route;
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+pub use endpoint::EndpointMetrics;
+pub use route::{Phases, RouteMetrics};
+
+use endpoint::EndpointVecs;
+use process::Process;
+use route::RouteVecs;
+
+/// The program's metrics; one value, shared by every part.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Where all of them are registered.
+    pub registry: Registry,
+    /// `aggregator_unavailable_apiservice{name}`: 0 available, 1 not.
+    pub unavailable: GaugeVec,
+    /// `aggregator_unavailable_apiservice_total{name,reason}`.
+    pub unavailable_total: IntCounterVec,
+    /// `apiserver_current_inflight_requests{request_kind}`.
+    pub inflight: IntGaugeVec,
+    /// `portico_connections`: client connections that are open.
+    pub connections: IntGauge,
+    /// `apiserver_tls_handshake_errors_total`.
+    pub handshake_errors: IntCounter,
+    /// `portico_rejected_connections_total{reason}`.
+    pub rejected_connections: IntCounterVec,
+    /// `authentication_attempts{result}`.
+    pub authentication: IntCounterVec,
+    /// `portico_access_log_lines_dropped_total`.
+    pub access_log_dropped: IntCounter,
+    build_info: IntGaugeVec,
+    routes: RouteVecs,
+    endpoints: EndpointVecs,
+}
+
+impl Metrics {
+    /// Registers every metric in a registry of its own.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let made = Self {
+            unavailable: GaugeVec::new(
+                Opts::new(
+                    "aggregator_unavailable_apiservice",
+                    "Gauge of APIServices which are marked as unavailable broken down by \
+                     APIService name.",
+                ),
+                &["name"],
+            )?,
+            unavailable_total: counter(
+                "aggregator_unavailable_apiservice_total",
+                "Counter of APIServices which are marked as unavailable broken down by APIService \
+                 name and reason.",
+                &["name", "reason"],
+            )?,
+            inflight: gauge(
+                "apiserver_current_inflight_requests",
+                "Requests that are being served and have a deadline, by kind.",
+                &["request_kind"],
+            )?,
+            connections: IntGauge::new("portico_connections", "Client connections that are open.")?,
+            handshake_errors: IntCounter::new(
+                "apiserver_tls_handshake_errors_total",
+                "Number of requests dropped with 'TLS handshake error from' error.",
+            )?,
+            rejected_connections: counter(
+                "portico_rejected_connections_total",
+                "Client connections closed unserved, by reason.",
+                &["reason"],
+            )?,
+            authentication: counter(
+                "authentication_attempts",
+                "Counter of authenticated attempts, by result.",
+                &["result"],
+            )?,
+            access_log_dropped: IntCounter::new(
+                "portico_access_log_lines_dropped_total",
+                "Lines of the access log that were lost because the file took no more.",
+            )?,
+            build_info: gauge(
+                "portico_build_info",
+                "A metric with a constant '1' value labeled by portico's version.",
+                &["version"],
+            )?,
+            routes: RouteVecs::new()?,
+            endpoints: EndpointVecs::new()?,
+            registry,
+        };
+        made.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        made.register()?;
+        Ok(made)
+    }
+
+    fn register(&self) -> Result<(), prometheus::Error> {
+        let mut collectors: Vec<Box<dyn prometheus::core::Collector>> = vec![
+            Box::new(self.unavailable.clone()),
+            Box::new(self.unavailable_total.clone()),
+            Box::new(self.inflight.clone()),
+            Box::new(self.connections.clone()),
+            Box::new(self.handshake_errors.clone()),
+            Box::new(self.rejected_connections.clone()),
+            Box::new(self.authentication.clone()),
+            Box::new(self.access_log_dropped.clone()),
+            Box::new(self.build_info.clone()),
+            Box::new(Process::new()?),
+        ];
+        collectors.extend(self.routes.collectors());
+        collectors.extend(self.endpoints.collectors());
+        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn counter(name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    IntCounterVec::new(Opts::new(name, help), labels)
+}
+
+fn gauge(name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+fn histogram(
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
+    HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)
+}
+
+/// A series may be gone already: two codes share one duration.
+fn forget(_removed: Result<(), prometheus::Error>) {}

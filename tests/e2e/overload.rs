@@ -1,0 +1,85 @@
+//! More requests than are served at a time: who is told to come later, and who is not.
+
+use portico::app::Tuning;
+use portico::config::Config;
+
+use crate::backend::{Backend, HTTP2};
+use crate::client::{Ask, BOTH, Protocol};
+use crate::http2_client::head;
+use crate::pki::PKI;
+use crate::rig::{BOBS_TOKEN, Rig, Setup, path};
+
+const READING: [&str; 1] = ["request_kind=\"readOnly\""];
+
+fn two_and_one(config: &mut Config, _: &mut Tuning) {
+    config.proxy.requests_max = 2;
+    config.proxy.mutating_requests_max = 1;
+}
+
+/// A portico whose room for reading requests is taken by two that hang.
+async fn full(backend: &Backend) -> (Rig, impl Sized + use<>) {
+    let setup = Setup::new().service("busy", &[backend.address()]).edit(two_and_one);
+    let rig = setup.start().await;
+    let holding = rig.connect(Protocol::Http2, None).await.http2();
+    let ask = head(&Ask::get(path("busy", "hang")).bearer(BOBS_TOKEN));
+    let held =
+        (holding.start(ask.clone(), true).await.unwrap(), holding.start(ask, true).await.unwrap());
+    rig.await_metric("portico_endpoint_requests_in_flight", &[], 2.0).await;
+    // The one that asks for metrics is a reading one too.
+    rig.await_metric("apiserver_current_inflight_requests", &READING, 3.0).await;
+    (rig, (holding, held))
+}
+
+#[tokio::test]
+async fn one_request_too_many_is_told_to_come_later_and_health_is_answered() {
+    let backend = Backend::start("busy", HTTP2);
+    let (rig, held) = full(&backend).await;
+    for protocol in BOTH {
+        let mut client = rig.connect(protocol, None).await;
+        let ask = Ask::get(path("busy", "things")).bearer(BOBS_TOKEN);
+        let answer = client.send(&ask).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (429, "1"));
+        let status = answer.json();
+        assert_eq!(status["message"], "Too many requests, please try again later.");
+        assert_eq!((&status["reason"], &status["code"]), (&"TooManyRequests".into(), &429.into()));
+        for health in ["/livez", "/readyz", "/healthz"] {
+            assert_eq!(client.send(&Ask::get(health).bearer(BOBS_TOKEN)).await.status, 200);
+        }
+    }
+    let labels = ["cause=\"TooManyRequests\"", "code=\"429\"", "verb=\"LIST\""];
+    rig.await_metric("apiserver_request_terminations_total", &labels, 2.0).await;
+    drop(held);
+    rig.await_metric("apiserver_current_inflight_requests", &READING, 1.0).await;
+    let mut client = rig.connect(Protocol::Http1, None).await;
+    let ask = Ask::get(path("busy", "things")).bearer(BOBS_TOKEN);
+    assert_eq!(client.send(&ask).await.status, 200);
+}
+
+#[tokio::test]
+async fn writes_watches_and_masters_are_let_in_where_reads_are_not() {
+    let mut backend = Backend::start("busy", HTTP2);
+    let (rig, _held) = full(&backend).await;
+    let mut client = rig.connect(Protocol::Http2, None).await;
+    let post = Ask::new("POST", path("busy", "things")).body("x").bearer(BOBS_TOKEN);
+    assert_eq!(client.send(&post).await.status, 200);
+    let watch = Ask::get(path("busy", "events?watch=1")).bearer(BOBS_TOKEN);
+    let (opened, _watch) = tokio::join!(client.open(&watch), backend.watch());
+    assert_eq!(opened.status, 200);
+    let mut master = rig.connect(Protocol::Http1, Some(&PKI.master)).await;
+    assert_eq!(master.get(&path("busy", "things")).await.status, 200);
+}
+
+#[tokio::test]
+async fn an_http2_client_is_told_to_connect_anew_as_often_as_the_chance_says() {
+    let backend = Backend::start("busy", HTTP2);
+    let always = |config: &mut Config, _: &mut Tuning| config.proxy.goaway_chance = 1.0;
+    let setup = Setup::new().service("busy", &[backend.address()]).edit(always);
+    let rig = setup.start().await;
+    let mut client = rig.alice(Protocol::Http2).await;
+    assert_eq!(client.get(&path("busy", "things")).await.status, 200);
+    client.http2().closed().await;
+    let mut client = rig.alice(Protocol::Http1).await;
+    for _ in 0..2 {
+        assert_eq!(client.get(&path("busy", "things")).await.status, 200);
+    }
+}
