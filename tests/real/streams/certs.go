@@ -25,7 +25,7 @@ type authority struct {
 }
 
 // makeCertificates lays down in dir, as NAME.crt and NAME.key: an authority each for servers, clients and front proxies, and
-// what they sign: portico's and the backend's serving certificates, an admin's, and portico's own as a front proxy.
+// what they sign: portico's and the backend's serving certificates, an admin's and somebody's, and portico's own as a front proxy.
 func makeCertificates(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -51,6 +51,8 @@ func makeCertificates(dir string) error {
 		{servers, "portico", x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: local}},
 		{servers, "backend", x509.Certificate{DNSNames: []string{backendName, "localhost"}, IPAddresses: local}},
 		{clients, "admin", x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}}},
+		// Masters are let in where others are told to come later, hence one who is none.
+		{clients, "somebody", x509.Certificate{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"testers"}}}},
 		{proxies, "front-proxy", x509.Certificate{Subject: pkix.Name{CommonName: "front-proxy"}}},
 	} {
 		if err := leaf.signer.sign(dir, leaf.name, leaf.cert); err != nil {

@@ -26,9 +26,9 @@ const (
 	requestLimit    = 30 * time.Second
 )
 
-// connection is a client with one connection of its own, over HTTP/2.
+// connection is somebody's client with one connection of its own, over HTTP/2.
 func connection(certificates string) (*http.Client, error) {
-	certificate, err := tls.LoadX509KeyPair(filepath.Join(certificates, "admin.crt"), filepath.Join(certificates, "admin.key"))
+	certificate, err := tls.LoadX509KeyPair(filepath.Join(certificates, "somebody.crt"), filepath.Join(certificates, "somebody.key"))
 	if err != nil {
 		return nil, err
 	}
