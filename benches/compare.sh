@@ -107,7 +107,7 @@ check_kit() {
 is_there() {
   case $1 in
     portico | hyper | direct) true ;; # checked before
-    portico-log) "$portico" run --help | grep -q -- '--access-log' ;;
+    portico-log) [[ $("$portico" run --help) == *--access-log* ]] ;;
     raw) [[ -x $cache/bin/rawproxy ]] ;;
     nginx) command -v nginx >/dev/null ;;
     haproxy-*) command -v haproxy >/dev/null ;;

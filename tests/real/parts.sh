@@ -199,9 +199,9 @@ start_portico() {
   await "portico serves the backend's API" "$start_limit_secs" ask -f "$server$api_path/namespaces/default/pods/echo" || finish
 }
 
-# The first port in the log that is ours; without colours.
+# From the line that says where it serves; without colours.
 portico_port() {
-  sed 's/\x1b\[[0-9;]*m//g' "$work/portico.stderr" | grep -oE '127\.0\.0\.1:[1-9][0-9]*' | head -n 1 | cut -d: -f2
+  sed -nE 's/\x1b\[[0-9;]*m//g; /serving.*127\.0\.0\.1:[1-9]/ { s/.*127\.0\.0\.1:([0-9]+).*/\1/p; q }' "$work/portico.stderr"
 }
 
 # Or has ended, for then it never will.
