@@ -2,6 +2,7 @@
 //!
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Request;
+use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
-use crate::admin::Pages;
+use crate::admin::{CertificatesInUse, Health, Inside, LogCheck, Pages};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
@@ -21,7 +24,7 @@ use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services};
-use crate::runtime::lifecycle::{DrainTrigger, Phase, Readiness, drain};
+use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
@@ -32,7 +35,7 @@ use crate::tls::client_chain::ClientAuthority;
 use crate::tls::pki::serving_pair;
 use crate::tls::server::server_config;
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
-use crate::upstream::{self, Pool, Upstreams};
+use crate::upstream::{self, Pool, Pools, Upstreams};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -74,30 +77,29 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
+    let (pair, place) = serving(config)?;
+    let health = health(&readiness, &drain)?;
+    let inside = inside(config, (&pair, &place), &upstream_config)?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
-        pages: Pages {
-            readiness: readiness.clone(),
-            drain: drain.clone(),
-            metrics: Arc::clone(&metrics),
-        },
+        pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
-    let (pair, place) = serving(config)?;
     let context = Context {
         limits: config.frontend.limits.clone(),
         tls: View::fixed(server_config(&pair, &place)?),
         drain,
         metrics: Arc::clone(&metrics),
     };
-    let pools = upstream_config.clone();
+    let (pool_config, pools) = (upstream_config.clone(), inside.pools);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let frontend = Frontend::bind(&config.frontend, &context, &move || {
         // Once a thread, then once a connection, then once a request.
-        let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pools.clone()));
+        let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
+        pools.add(&pool);
         let log = access_log.as_ref().map(|(log, format)| AccessLog::for_thread(log, *format));
         move |peer: Peer| {
             let connection = proxy.connection(&pool, log.as_ref(), peer.address, peer.chain);
@@ -107,6 +109,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     })
     .with_context(|| format!("cannot listen on {}", config.frontend.bind))?;
     let address = frontend.address()?;
+    inside.clients.get_or_init(|| frontend.connections_by_thread());
 
     let control = Control {
         store: store.clone(),
@@ -122,6 +125,12 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         }
     });
     Ok(Running { address, trigger, frontend, _tasks: tasks })
+}
+
+/// Writes out what the log holds; blocks while somebody cannot get a line out.
+fn flush_log() {
+    // An error is no block: the log is gone, and lines are lost without holding anybody up.
+    std::io::stderr().lock().flush().ok();
 }
 
 fn control_tasks(
@@ -211,6 +220,42 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
     let Some((certificate, key)) = &config.proxy_client_pair else { return Ok(None) };
     Ok(Some(read_key_pair(certificate, key).context("proxy-client certificate")?))
+}
+
+/// What the health pages look at.
+fn health(readiness: &Readiness, drain: &Drain) -> anyhow::Result<Health> {
+    let log = LogCheck::start(flush_log).context("cannot start a thread")?;
+    Ok(Health { readiness: readiness.clone(), drain: drain.clone(), log })
+}
+
+/// What `/debug/portico` tells about.
+fn inside(
+    config: &Config,
+    (serving, place): (&KeyPair, &str),
+    upstream: &upstream::Config,
+) -> anyhow::Result<Inside> {
+    let place = place.to_owned();
+    let certificates = serving.chain.clone();
+    let mut in_use = vec![CertificatesInUse { purpose: "serving", file: place, certificates }];
+    if let (Some(pair), Some((path, _))) = (&upstream.identity, &config.proxy_client_pair) {
+        let (file, certificates) = (path.display().to_string(), pair.chain.clone());
+        in_use.push(CertificatesInUse { purpose: "proxy-client", file, certificates });
+    }
+    let authorities = [
+        ("client-ca", &config.auth.client_ca_file),
+        ("requestheader-client-ca", &config.auth.requestheader_client_ca_file),
+    ];
+    for (purpose, path) in authorities {
+        let Some(path) = path else { continue };
+        let (file, certificates) = (path.display().to_string(), read_certificates(path)?);
+        in_use.push(CertificatesInUse { purpose, file, certificates });
+    }
+    Ok(Inside {
+        started: (std::time::Instant::now(), Timestamp::now()),
+        pools: Pools::default(),
+        clients: Arc::default(),
+        certificates: in_use.into(),
+    })
 }
 
 /// The serving pair and where it is from.

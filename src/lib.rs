@@ -36,7 +36,7 @@
 //! | `aggregate` | discovery documents | `upstream` |
 //! | `control` | the loop, and the manifests it follows | `store`, `upstream` |
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
-//! | `admin` | health, version, metrics | `tls`, `upstream` |
+//! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |
 //! | `config` | kube-apiserver's flags, for each part | each part's `Config` |
 //! | `app` | puts the parts together; the only file that knows them all | everything |

@@ -62,22 +62,12 @@ impl Documents {
     }
 }
 
-/// The paths that are served, sorted, for `GET /`.
-pub fn paths(table: &Table) -> Value {
-    let mut paths: Vec<String> = [
-        "/apis",
-        "/apis/",
-        "/apis/apiregistration.k8s.io",
-        "/apis/apiregistration.k8s.io/v1",
-        "/healthz",
-        "/livez",
-        "/metrics",
-        "/openapi/v2",
-        "/readyz",
-        "/version",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+/// The paths of all APIs for `GET /`, in no particular order; what belongs to no APIService too.
+pub fn paths(table: &Table) -> Vec<String> {
+    let mut paths: Vec<String> =
+        ["/apis", "/apis/", "/apis/apiregistration.k8s.io", "/apis/apiregistration.k8s.io/v1"]
+            .map(str::to_owned)
+            .to_vec();
     for group in table.groups() {
         if group.name.is_empty() {
             paths.push("/api".to_owned());
@@ -87,8 +77,7 @@ pub fn paths(table: &Table) -> Value {
         let versions = group.entries.iter();
         paths.extend(versions.map(|entry| format!("/apis/{}/{}", group.name, entry.version)));
     }
-    paths.sort();
-    json!({ "paths": paths })
+    paths
 }
 
 /// The own group comes first, then the others by upstream's order.

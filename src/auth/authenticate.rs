@@ -1,5 +1,5 @@
 //! Finds out who is calling, by upstream's union: front-proxy headers, then client certificate,
-//! then bearer token; the first success counts.
+//! then bearer token, then the token of a WebSocket request; the first success counts.
 //!
 //! An error of one method does not stop the next, but if none succeeds and one had an error, the
 //! caller is refused and never becomes anonymous.
@@ -15,7 +15,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller::Caller;
 use super::token_file::Tokens;
-use super::{Anonymous, RequestHeaderConfig, request_header, x509};
+use super::{Anonymous, RequestHeaderConfig, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
@@ -148,19 +148,30 @@ impl Authenticator {
                 None => {}
             }
         }
-        match bearer_token(headers)? {
-            Ok(token) => {
-                let found = self.tokens.find(token);
-                if found.is_none() {
-                    errors.push("invalid bearer token".to_owned());
+        match bearer_token(headers) {
+            Some(Ok(token)) => {
+                if let Some(caller) = self.by_token(token, errors) {
+                    return Some(caller);
                 }
-                found.map(Arc::clone)
             }
+            Some(Err(error)) => errors.push(error),
+            None => {}
+        }
+        match websocket_protocol::token(headers)? {
+            Ok(token) => self.by_token(token.as_bytes(), errors),
             Err(error) => {
-                errors.push(error);
+                errors.push(error.to_owned());
                 None
             }
         }
+    }
+
+    fn by_token(&self, token: &[u8], errors: &mut Vec<String>) -> Option<Arc<Caller>> {
+        let found = self.tokens.find(token);
+        if found.is_none() {
+            errors.push("invalid bearer token".to_owned());
+        }
+        found.map(Arc::clone)
     }
 
     fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {

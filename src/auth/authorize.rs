@@ -22,6 +22,15 @@ impl Permit {
     pub fn caller(&self) -> &Caller {
         &self.caller
     }
+
+    /// Refuses callers outside of `system:masters`, whatever the authorizer says: what is inside
+    /// of portico is nobody else's business.
+    pub fn masters_only(&self, info: &RequestInfo<'_>) -> Result<(), Rejection> {
+        if self.caller.user.in_group(GROUP_MASTERS) {
+            return Ok(());
+        }
+        Err(Rejection::forbidden(&self.caller.user, &Attributes::from(info), ""))
+    }
 }
 
 /// Decides by privileged group, then path, then mode (`authorizerfactory/delegating.go`).
@@ -94,5 +103,20 @@ mod tests {
             |path| authorizer.always_allows(&RequestInfo::parse(&Method::GET, path, None).unwrap());
         assert!(allows("/healthz") && allows("/open/a/b"));
         assert!(!allows("/healthz/x") && !allows("/livez") && !allows("/apis/g/v1/things"));
+    }
+
+    #[test]
+    fn masters_alone_see_what_is_inside() {
+        let info = RequestInfo::parse(&Method::GET, "/debug/portico", None).unwrap();
+        let permit = |groups: &[&str]| {
+            let groups = groups.iter().map(|&group| group.to_owned()).collect();
+            let user = User { name: "u".to_owned(), groups, ..User::default() };
+            Permit { caller: Arc::new(Caller::new(user).unwrap()) }
+        };
+        assert!(permit(&["a", GROUP_MASTERS]).masters_only(&info).is_ok());
+        let refused = permit(&["a", "system:authenticated"]).masters_only(&info).unwrap_err();
+        assert_eq!(refused.code(), 403);
+        let sentence = "forbidden: User \"u\" cannot get path \"/debug/portico\"";
+        assert_eq!(refused.message(), sentence);
     }
 }

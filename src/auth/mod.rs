@@ -10,6 +10,7 @@ mod identity_headers;
 mod impersonate;
 mod request_header;
 mod token_file;
+mod websocket_protocol;
 mod x509;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ pub use authorize::{Authorizer, Permit};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
 pub use token_file::{TokenFileError, Tokens};
+pub use websocket_protocol::{names_token, without_tokens};
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).

@@ -4,6 +4,7 @@
 //! whoever carries it must turn into a reset or a closed connection.
 
 mod pump;
+mod tunnel;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 pub use pump::{PumpError, pump};
+pub use tunnel::{Direction, Tunnel};
 
 /// Bytes on their way, with an optional deadline and an optional observer.
 pub struct Body {
@@ -35,6 +37,9 @@ pub trait Observe: Send + std::fmt::Debug {
     fn passed(&mut self, bytes: usize);
     /// The body came to its end (`None`) or was aborted by its sender.
     fn ended(&mut self, error: Option<&BodyError>);
+
+    /// A tunnel carried that many bytes; told as they go.
+    fn carried(&mut self, _direction: Direction, _bytes: usize) {}
 }
 
 /// Why a body did not come to its end.
@@ -91,6 +96,8 @@ enum Source {
     },
     Http1(hyper::body::Incoming),
     Chunks(Chunks),
+    /// No bytes: what the connection is for after this message.
+    Tunnel(Box<Tunnel>),
     /// After trailers, an end or an error.
     Done,
 }
@@ -103,6 +110,7 @@ impl std::fmt::Debug for Source {
             Self::Http2 { .. } => "Http2",
             Self::Http1(_) => "Http1",
             Self::Chunks(_) => "Chunks",
+            Self::Tunnel(_) => "Tunnel",
             Self::Done => "Done",
         })
     }
@@ -144,6 +152,23 @@ impl Body {
         Self::new(Source::Chunks(chunks))
     }
 
+    /// The body of a 101: none, and the connection is the tunnel's from then on.
+    pub fn tunnel(tunnel: Tunnel) -> Self {
+        Self::new(Source::Tunnel(Box::new(tunnel)))
+    }
+
+    /// Takes the tunnel out, with the observer, when there is one.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        if !matches!(self.source, Source::Tunnel(_)) {
+            return None;
+        }
+        let Source::Tunnel(mut tunnel) = std::mem::replace(&mut self.source, Source::Done) else {
+            return None;
+        };
+        tunnel.observer = self.observer.take();
+        Some(*tunnel)
+    }
+
     fn new(source: Source) -> Self {
         Self { source, deadline: Deadline::None, observer: None, trailer_filter: None }
     }
@@ -162,7 +187,7 @@ impl Body {
 
     /// Tells `observer` from now on what becomes of the body; of one that is over, at once.
     pub fn set_observer(&mut self, mut observer: Box<dyn Observe>) {
-        if self.is_end_stream() {
+        if self.is_end_stream() && !matches!(self.source, Source::Tunnel(_)) {
             observer.ended(None);
         } else {
             self.observer = Some(observer);
@@ -177,7 +202,7 @@ impl Body {
     /// True when no frame will come any more.
     pub fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Empty | Source::Done => true,
+            Source::Empty | Source::Tunnel(_) | Source::Done => true,
             Source::Ready(_) | Source::Chunks(_) => false,
             Source::Http2 { stream, .. } => stream.is_end_stream(),
             Source::Http1(incoming) => incoming.is_end_stream(),
@@ -275,7 +300,7 @@ impl From<Bytes> for Body {
 impl Source {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self {
-            Self::Empty | Self::Done => Poll::Ready(None),
+            Self::Empty | Self::Tunnel(_) | Self::Done => Poll::Ready(None),
             Self::Ready(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *self = Self::Done;
@@ -349,7 +374,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
-            Source::Empty | Source::Done => SizeHint::with_exact(0),
+            Source::Empty | Source::Tunnel(_) | Source::Done => SizeHint::with_exact(0),
             Source::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Http1(incoming) => incoming.size_hint(),
             Source::Http2 { .. } | Source::Chunks(_) => SizeHint::default(),

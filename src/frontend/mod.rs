@@ -165,6 +165,14 @@ impl Frontend {
         self.listener.local_addr()
     }
 
+    /// The connections that each data-plane thread holds, by the thread's name; counted on as they
+    /// come and go.
+    pub fn connections_by_thread(&self) -> Vec<(String, Arc<AtomicUsize>)> {
+        let name = |thread: &Thread| thread.handle.thread().name().unwrap_or_default().to_owned();
+        let threads = self.acceptor.threads.iter();
+        threads.map(|thread| (name(thread), Arc::clone(&thread.connections))).collect()
+    }
+
     /// Accepts until the ending begins, then waits for the threads to be done.
     pub async fn run(self) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;

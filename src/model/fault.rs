@@ -82,13 +82,18 @@ pub enum Hop {
     Deadline,
     /// The endpoint answered with a redirect.
     Redirect,
+    /// The endpoint answered a request to switch protocols with this status, which is neither the
+    /// switch nor an error.
+    InvalidUpgrade(u16),
+    /// The endpoint switched to a protocol that the client did not ask for.
+    WrongUpgrade,
     /// The backend's limit for waiting requests is reached.
     Overloaded,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -113,6 +118,8 @@ impl Hop {
         Self::BackendReset,
         Self::Deadline,
         Self::Redirect,
+        Self::InvalidUpgrade(200),
+        Self::WrongUpgrade,
         Self::Overloaded,
     ];
 
@@ -143,6 +150,8 @@ impl Hop {
             Self::BackendReset => "BackendReset",
             Self::Deadline => "Deadline",
             Self::Redirect => "Redirect",
+            Self::InvalidUpgrade(_) => "InvalidUpgrade",
+            Self::WrongUpgrade => "WrongUpgrade",
             Self::Overloaded => "Overloaded",
         }
     }
@@ -207,6 +216,13 @@ impl Hop {
             Self::Deadline => format!("{service} did not answer within the deadline"),
             Self::Redirect => {
                 "the backend attempted to redirect this request, which is not permitted".to_owned()
+            }
+            // Upstream's words (`upgradeaware.go`).
+            Self::InvalidUpgrade(status) => {
+                format!("invalid upgrade response: status code {status}")
+            }
+            Self::WrongUpgrade => {
+                format!("{service} switched to a protocol that was not asked for")
             }
             Self::Overloaded => format!("too many requests are waiting for {service}"),
         }

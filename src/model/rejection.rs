@@ -109,7 +109,7 @@ impl Rejection {
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::Backend(backend) => match (backend.fault.hop, backend.discovery) {
-                (Hop::Redirect, _) => StatusCode::BAD_GATEWAY,
+                (Hop::Redirect | Hop::WrongUpgrade, _) => StatusCode::BAD_GATEWAY,
                 // What is wrong with the APIService or with portico, not with the backend.
                 (Hop::InvalidCaBundle | Hop::NoSystemRoots, _) => StatusCode::INTERNAL_SERVER_ERROR,
                 (Hop::Deadline, false) => StatusCode::GATEWAY_TIMEOUT,
@@ -414,6 +414,8 @@ mod tests {
     fn codes_follow_the_hop() {
         let code = |hop, discovery| backend(hop, discovery).code().as_u16();
         assert_eq!(code(Hop::Redirect, false), 502);
+        assert_eq!(code(Hop::WrongUpgrade, false), 502);
+        assert_eq!(code(Hop::InvalidUpgrade(200), false), 503);
         assert_eq!(code(Hop::Deadline, false), 504);
         assert_eq!(code(Hop::Deadline, true), 503);
         assert_eq!(code(Hop::NoEndpoints, false), 503);

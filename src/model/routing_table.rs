@@ -12,6 +12,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use super::fault::{Fault, ServicePort};
+use super::health::Probe;
 use super::request_info::RequestInfo;
 
 /// The group whose objects portico itself serves.
@@ -55,26 +56,25 @@ pub enum Document {
 /// A page of portico's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// `/livez`.
-    Livez,
-    /// `/readyz`.
-    Readyz,
-    /// `/healthz`.
-    Healthz,
+    /// `/livez`, `/readyz` or `/healthz`, and the path of each of their checks.
+    Health(Probe),
     /// `/version`.
     Version,
     /// `/metrics`.
     Metrics,
     /// `/openapi/v2`: an empty document until `OpenAPI` is merged.
     OpenApiV2,
-    /// `/`: the list of paths.
+    /// `/` and `/index.html`: the list of paths.
     Index,
+    /// `/debug/portico`: what portico holds and knows.
+    Debug,
 }
 
 impl Page {
-    /// True for the pages that are answered however much there is to do.
+    /// True for pages that are answered whatever the load: who asks them decides whether the
+    /// process lives on.
     pub fn is_health(self) -> bool {
-        matches!(self, Self::Livez | Self::Readyz | Self::Healthz)
+        matches!(self, Self::Health(_))
     }
 }
 
@@ -142,6 +142,7 @@ struct Fixed<B> {
     metrics: Arc<Route<B>>,
     openapi_v2: Arc<Route<B>>,
     index: Arc<Route<B>>,
+    debug: Arc<Route<B>>,
 }
 
 impl<B> Default for RoutingTable<B> {
@@ -155,13 +156,14 @@ impl<B> Default for RoutingTable<B> {
             objects: Arc::new(Route::Objects),
             not_found: Arc::new(Route::NotFound),
             not_ready: Arc::new(Route::NotReady),
-            livez: own(Page::Livez),
-            readyz: own(Page::Readyz),
-            healthz: own(Page::Healthz),
+            livez: own(Page::Health(Probe::Livez)),
+            readyz: own(Page::Health(Probe::Readyz)),
+            healthz: own(Page::Health(Probe::Healthz)),
             version: own(Page::Version),
             metrics: own(Page::Metrics),
             openapi_v2: own(Page::OpenApiV2),
             index: own(Page::Index),
+            debug: own(Page::Debug),
         };
         Self {
             shards: (0..SHARDS).map(|_| Arc::default()).collect(),
@@ -188,14 +190,12 @@ impl<B> RoutingTable<B> {
             "apis" => self.lookup_group_path(info),
             "api" => self.version("", "v1").unwrap_or_else(|| self.missing()),
             _ => match info.path {
-                "/livez" => &self.fixed.livez,
-                "/readyz" => &self.fixed.readyz,
-                "/healthz" => &self.fixed.healthz,
                 "/version" | "/version/" => &self.fixed.version,
                 "/metrics" => &self.fixed.metrics,
                 "/openapi/v2" => &self.fixed.openapi_v2,
-                "/" => &self.fixed.index,
-                _ => self.missing(),
+                "/" | "/index.html" => &self.fixed.index,
+                "/debug/portico" => &self.fixed.debug,
+                path => self.health(path).unwrap_or_else(|| self.missing()),
             },
         })
     }
@@ -213,6 +213,14 @@ impl<B> RoutingTable<B> {
             }
             (group, version) => self.version(group, version).unwrap_or_else(|| self.missing()),
         }
+    }
+
+    fn health(&self, path: &str) -> Option<&Arc<Route<B>>> {
+        Some(match Probe::of_path(path)?.0 {
+            Probe::Livez => &self.fixed.livez,
+            Probe::Readyz => &self.fixed.readyz,
+            Probe::Healthz => &self.fixed.healthz,
+        })
     }
 
     fn missing(&self) -> &Arc<Route<B>> {
@@ -342,7 +350,12 @@ mod tests {
         check(&table, "/apis/apiregistration.k8s.io/v1", "Documents(OwnResources)");
         check(&table, "/apis/apiregistration.k8s.io/v1/apiservices", "Objects");
         check(&table, "/apis/apiregistration.k8s.io/v2", "NotFound");
-        check(&table, "/readyz", "Own(Readyz)");
+        check(&table, "/readyz", "Own(Health(Readyz))");
+        check(&table, "/livez/ping", "Own(Health(Livez))");
+        check(&table, "/livezz", "NotFound");
+        check(&table, "/index.html", "Own(Index)");
+        check(&table, "/debug/portico", "Own(Debug)");
+        check(&table, "/debug/portico/", "NotFound");
         check(&table, "/nothing", "NotFound");
     }
 
@@ -355,7 +368,7 @@ mod tests {
     fn unknown_paths_are_not_ready_until_the_table_is_complete() {
         check(&table(), "/apis/h/v1", "NotReady");
         check(&table(), "/apis/g/v1", "v1.g");
-        check(&table(), "/readyz", "Own(Readyz)");
+        check(&table(), "/readyz", "Own(Health(Readyz))");
     }
 
     #[test]

@@ -99,6 +99,7 @@ pub(super) struct Line<'a> {
     pub(super) cause: &'a str,
     pub(super) latency: Duration,
     pub(super) phases: Option<&'a Phases>,
+    pub(super) received: u64,
     pub(super) sent: u64,
     pub(super) audit_id: &'a [u8],
 }
@@ -145,7 +146,7 @@ impl Line<'_> {
             tell("firstByteSeconds", Field::Seconds(phases.first_byte));
             tell("bodySeconds", Field::Seconds(phases.body));
         }
-        tell("bytesReceived", Field::Count(entry.received()));
+        tell("bytesReceived", Field::Count(self.received));
         tell("bytesSent", Field::Count(self.sent));
     }
 
@@ -257,6 +258,7 @@ mod tests {
             cause: "",
             latency: Duration::from_millis(1500),
             phases: Some(&Phases { first_byte: 0.25, ..Phases::default() }),
+            received: entry.received(),
             sent: 9,
             audit_id: b"id",
         });

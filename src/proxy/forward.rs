@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::header::LOCATION;
 use http::uri::PathAndQuery;
-use http::{Response, Version};
+use http::{Response, StatusCode, Version};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
@@ -16,7 +16,7 @@ use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
-use crate::upstream::{Answer, Class, Outgoing, Progress, Retried, Upstream};
+use crate::upstream::{Answer, Class, Outgoing, Progress, Upstream};
 
 impl Connection {
     /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
@@ -28,7 +28,7 @@ impl Connection {
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts, deadline } = asked;
+        let Asked { info, parts, deadline, .. } = asked;
         let failed = |fault: Fault| reject(remote, info, fault);
         if let Some(fault) = &remote.fault {
             return Err(failed(fault.clone()));
@@ -67,13 +67,13 @@ impl Connection {
             },
             None => call.await,
         };
-        outcome.endpoint = progress.endpoint();
-        for Retried { endpoint, cause } in progress.retries() {
-            outcome.route().retried(&endpoint.to_string(), cause);
-        }
+        outcome.tried(&progress);
         let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
             return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
+        }
+        if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(failed(Fault::from(Hop::WrongUpgrade).at(progress.endpoint())));
         }
         Ok(respond(answer, deadline, progress.waited(), outcome))
     }
@@ -88,7 +88,8 @@ impl Connection {
     }
 }
 
-fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
+/// A fault on the way to the backend as the client gets it.
+pub(super) fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
     Rejection::Backend(Box::new(BackendFault {
         api_service: Arc::clone(&remote.name),
         service: remote.service.clone(),
@@ -97,7 +98,8 @@ fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Re
     }))
 }
 
-fn respond(
+/// The backend's answer as the client gets it.
+pub(super) fn respond(
     answer: Answer,
     deadline: Option<Instant>,
     waited: Duration,

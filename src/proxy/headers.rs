@@ -9,7 +9,7 @@ use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::auth::{Caller, IdentityHeaders};
+use crate::auth::{Caller, IdentityHeaders, without_tokens};
 
 /// The request's audit id, both ways.
 pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -39,6 +39,12 @@ pub(super) fn for_backend(
     for (name, value) in from {
         match name.as_str().as_bytes() {
             b"x-forwarded-for" => append(&mut forwarded_for, value),
+            // The client's credentials, not the backend's business.
+            b"sec-websocket-protocol" => {
+                if let Some(left) = without_tokens(value) {
+                    to.append(name, left);
+                }
+            }
             b"te" if asks_for_trailers(value) => {
                 to.insert(TE, TRAILERS);
             }

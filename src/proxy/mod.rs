@@ -7,6 +7,7 @@ mod admission;
 mod forward;
 mod headers;
 mod outcome;
+mod upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth};
+use crate::auth::{Auth, ConnectionAuth, Permit};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -151,6 +152,8 @@ impl std::fmt::Debug for TrailerFilterHolder {
 struct Asked<'a> {
     info: &'a RequestInfo<'a>,
     parts: &'a Parts,
+    /// True when it asks for another protocol.
+    upgrade: bool,
     /// When the answer must be complete; none for long-running requests.
     deadline: Option<Instant>,
 }
@@ -243,7 +246,8 @@ impl Connection {
                 return Self::rejected(&rejection, &parts, Box::new(outcome));
             }
         };
-        let kind = (info.metrics_verb(), info.is_long_running());
+        let upgrade = upgrade::is_asked(&parts);
+        let kind = (info.metrics_verb(), upgrade || info.is_long_running());
         let mut outcome = Box::new(Outcome::new(&self, kind, &parts, audit_id));
         let most = self.proxy.config.request_timeout;
         let deadline = match info.timeout(parts.uri.query(), most) {
@@ -253,11 +257,11 @@ impl Connection {
                 return Self::rejected(&rejection, &parts, outcome);
             }
         };
-        let asked = Asked { info: &info, parts: &parts, deadline };
-        match self.try_handle(asked, body, &mut outcome).await {
+        let asked = Asked { info: &info, parts: &parts, upgrade, deadline };
+        let mut answer = match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
-                if let Some(deadline) = deadline {
+                if let (Some(deadline), false) = (deadline, upgrade) {
                     // A client that does not read must not hold what is made here for ever.
                     answered.body_mut().limit(deadline.into());
                 }
@@ -267,7 +271,11 @@ impl Connection {
                 with_observer(answered, outcome)
             }
             Err(rejection) => Self::rejected(&rejection, &parts, outcome),
+        };
+        if upgrade {
+            upgrade::close_if_refused(&mut answer);
         }
+        answer
     }
 
     /// A request's whole way.
@@ -277,7 +285,7 @@ impl Connection {
         body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
-        let Asked { info, parts, .. } = asked;
+        let Asked { info, parts, upgrade, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
@@ -301,6 +309,9 @@ impl Connection {
             outcome.enter(kind, caller.user.in_group(GROUP_MASTERS))?;
         }
         let permit = auth.authorizer.authorize(caller, info)?;
+        if upgrade {
+            upgrade::check(asked, &route, &body)?;
+        }
         match &*route {
             Route::Documents(document) => {
                 let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
@@ -312,33 +323,45 @@ impl Connection {
                 let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
                 Ok(with_own_headers(answer, outcome))
             }
+            Route::Remote(remote) if upgrade => {
+                Box::pin(self.switch(&permit, remote, asked, outcome)).await
+            }
             Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
-            Route::Own(page) => Ok(with_own_headers(self.page(*page, &table, parts)?, outcome)),
+            Route::Own(page) => {
+                // In a box, so that other requests' futures do not grow by the pages'.
+                let page = Box::pin(self.page(*page, &table, asked, &permit));
+                Ok(with_own_headers(page.await?, outcome))
+            }
             Route::Local => Err(Rejection::LocalOnly),
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::NotReady => Err(Rejection::NotReady),
         }
     }
 
-    fn page(
+    async fn page(
         &self,
         page: Page,
-        table: &RoutingTable<Upstream>,
-        parts: &Parts,
+        table: &Arc<RoutingTable<Upstream>>,
+        asked: Asked<'_>,
+        permit: &Permit,
     ) -> Result<Response<Body>, Rejection> {
+        let Asked { info, parts, .. } = asked;
         let (pages, query) = (&self.proxy.pages, query(parts));
-        let negotiated = || Negotiated::new(&parts.headers, &query, Offer::Plain);
         match page {
-            Page::Livez => Ok(pages.live("livez", &query)),
-            Page::Healthz => Ok(pages.live("healthz", &query)),
-            Page::Readyz => Ok(pages.ready(&query)),
-            Page::Metrics => pages.metrics(),
-            Page::Version => pages.version(negotiated()?),
+            Page::Health(probe) => pages.health(probe, info.path, &query),
+            Page::Metrics => pages.metrics().await,
+            Page::Version => {
+                let negotiated = Negotiated::new(&parts.headers, &query, Offer::Plain)?;
+                pages.version(&parts.method, negotiated)
+            }
             Page::OpenApiV2 => Ok(pages.openapi_v2()),
             Page::Index => {
-                let negotiated = Negotiated { pretty: true, ..negotiated()? };
-                let bytes = Bytes::from(negotiated.encode(&aggregate::paths(table))?);
-                Ok(response(StatusCode::OK, negotiated.accepted.content_type(), bytes))
+                let table = Arc::clone(table);
+                pages.index(move || aggregate::paths(&table)).await
+            }
+            Page::Debug => {
+                permit.masters_only(info)?;
+                pages.debug(&parts.method, table, &query).await
             }
         }
     }

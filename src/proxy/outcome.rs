@@ -12,11 +12,11 @@ use super::Connection;
 use super::access_log::{Entry, Line};
 use super::admission::Kind;
 use crate::auth::Caller;
-use crate::body::{BodyError, Observe};
+use crate::body::{BodyError, Direction, Observe};
 use crate::model::rejection::Rejection;
 use crate::runtime::lifecycle::OpenGuard;
-use crate::runtime::telemetry::{Phases, RouteMetrics};
-use crate::upstream::{DialTimes, Lease};
+use crate::runtime::telemetry::{Phases, RouteMetrics, TunnelMetrics};
+use crate::upstream::{DialTimes, Lease, Progress, Retried};
 
 /// The code under which upstream's metrics count a client that went away before its answer.
 const CODE_CLIENT_GONE: u16 = 499;
@@ -38,11 +38,12 @@ pub(super) struct Outcome {
     complete: bool,
     caller: Option<Arc<Caller>>,
     /// The endpoint that was tried last.
-    pub(super) endpoint: Option<SocketAddr>,
+    endpoint: Option<SocketAddr>,
     answered: Option<Answered>,
     /// The stream to the backend; ends with the response.
     lease: Option<Lease>,
     sent: u64,
+    tunnel: Option<Box<Tunnelled>>,
     /// Only where there is an access log.
     entry: Option<Box<Entry>>,
     _open: OpenGuard,
@@ -64,6 +65,14 @@ enum Place {
 struct Answered {
     at: Instant,
     phases: Phases,
+}
+
+/// What a tunnel has carried so far, in bytes.
+#[derive(Debug)]
+struct Tunnelled {
+    to_backend: u64,
+    to_client: u64,
+    metrics: TunnelMetrics,
 }
 
 impl Outcome {
@@ -90,6 +99,7 @@ impl Outcome {
             answered: None,
             lease: None,
             sent: 0,
+            tunnel: None,
             entry: connection.access_log.as_ref().map(|_| Box::new(Entry::new(parts))),
             _open: proxy.drain.request(long_running),
             connection: Arc::clone(connection),
@@ -155,9 +165,22 @@ impl Outcome {
         self.lease = Some(lease);
     }
 
-    /// The route that the request is counted under.
-    pub(super) fn route(&self) -> &RouteMetrics {
-        &self.route
+    /// The request was sent out, or tried to be.
+    pub(super) fn tried(&mut self, progress: &Progress) {
+        self.endpoint = progress.endpoint();
+        for Retried { endpoint, cause } in progress.retries() {
+            self.route.retried(&endpoint.to_string(), cause);
+        }
+    }
+
+    /// The connection becomes a tunnel, which is counted until the record is dropped.
+    pub(super) fn tunnels(&mut self) {
+        let Some(metrics) = self.route.tunnels() else { return };
+        metrics.open.inc();
+        // Whichever end closes it, that is its end.
+        self.complete = true;
+        self.tunnel =
+            Some(Box::new(Tunnelled { to_backend: 0, to_client: 0, metrics: metrics.clone() }));
     }
 
     /// The response's code is known.
@@ -233,6 +256,21 @@ impl Observe for Outcome {
         self.sent += bytes as u64;
     }
 
+    fn carried(&mut self, direction: Direction, bytes: usize) {
+        let Some(tunnel) = &mut self.tunnel else { return };
+        let bytes = bytes as u64;
+        match direction {
+            Direction::ToBackend => {
+                tunnel.to_backend += bytes;
+                tunnel.metrics.to_backend.inc_by(bytes);
+            }
+            Direction::ToClient => {
+                tunnel.to_client += bytes;
+                tunnel.metrics.to_client.inc_by(bytes);
+            }
+        }
+    }
+
     fn ended(&mut self, error: Option<&BodyError>) {
         self.complete = true;
         let Some(error) = error else {
@@ -275,7 +313,8 @@ impl Outcome {
             cause,
             latency,
             phases: self.answered.as_ref().map(|answered| &answered.phases),
-            sent: self.sent,
+            received: entry.received() + self.tunnel.as_ref().map_or(0, |tunnel| tunnel.to_backend),
+            sent: self.sent + self.tunnel.as_ref().map_or(0, |tunnel| tunnel.to_client),
             audit_id: self.audit_id.as_bytes(),
         });
     }
@@ -296,6 +335,9 @@ impl Drop for Outcome {
                 true
             }
         };
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.metrics.open.dec();
+        }
         if let Some(gauge) = self.route.in_flight() {
             gauge.dec();
         }

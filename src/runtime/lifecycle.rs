@@ -1,31 +1,38 @@
 //! The program's life: readiness as guards that must be released, and an ending in two steps.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-/// What must have happened before `/readyz` says so.
+/// What must have happened before `/readyz` says so. A name stays known after it is done, so that
+/// its check does not vanish.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    awaited: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// Names with the number of their guards that are still held.
+    named: Arc<Mutex<BTreeMap<&'static str, usize>>>,
 }
 
 impl Readiness {
     /// Names something that is awaited; it counts as done when the guard is dropped.
     pub fn wait_for(&self, name: &'static str) -> ReadyGuard {
-        self.lock().insert(name);
+        *self.lock().entry(name).or_default() += 1;
         ReadyGuard { readiness: self.clone(), name }
     }
 
     /// What is still awaited, in order of name.
     pub fn awaited(&self) -> Vec<&'static str> {
-        self.lock().iter().copied().collect()
+        self.named().into_iter().filter(|(_, done)| !done).map(|(name, _)| name).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
-        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Everything that was ever awaited, in order of name, and whether it is done.
+    pub fn named(&self) -> Vec<(&'static str, bool)> {
+        self.lock().iter().map(|(name, held)| (*name, *held == 0)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -38,7 +45,9 @@ pub struct ReadyGuard {
 
 impl Drop for ReadyGuard {
     fn drop(&mut self) {
-        self.readiness.lock().remove(self.name);
+        if let Some(held) = self.readiness.lock().get_mut(self.name) {
+            *held = held.saturating_sub(1);
+        }
     }
 }
 
@@ -190,6 +199,7 @@ mod tests {
         assert_eq!(readiness.awaited(), ["one", "two"]);
         drop(one);
         assert_eq!(readiness.awaited(), ["two"]);
+        assert_eq!(readiness.named(), [("one", true), ("two", false)]);
     }
 
     #[tokio::test]

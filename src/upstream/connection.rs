@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use super::Config;
+use super::describe::ConnectionState;
 use super::dial::{DialTimes, Dialed, Noted, Watched};
 use super::endpoint::{Endpoint, Place};
 use super::pool::{Pool, SlotKey};
@@ -81,7 +82,16 @@ pub struct Lease {
 #[derive(Debug)]
 enum Kind {
     Http2(Arc<State>),
-    Http1 { connection: Option<Http1>, pool: Arc<Pool>, key: SlotKey },
+    Http1 {
+        connection: Option<Http1>,
+        pool: Arc<Pool>,
+        key: SlotKey,
+    },
+    /// A connection for this request alone; what carries it ends with the lease.
+    Dedicated {
+        _driver: AbortOnDrop,
+        _counted: Counted,
+    },
 }
 
 impl State {
@@ -112,6 +122,12 @@ impl State {
         now - *since.get_or_insert(now) >= timeout
     }
 
+    /// For how long nothing has been open on it, as far as the sweep has seen it.
+    fn idle(&self) -> Option<Duration> {
+        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.filter(|_| self.in_flight() == 0).map(|since| since.elapsed())
+    }
+
     /// The fault that ended the connection, if TLS told one.
     pub(super) fn noted(&self) -> Option<Fault> {
         self.noted.get().cloned()
@@ -133,11 +149,18 @@ impl Lease {
         Self { place, kind, times, upload: None }
     }
 
+    /// Holds a connection that is for one request only, with the task that carries it.
+    pub(super) fn dedicated(place: Place, times: DialTimes, driver: AbortOnDrop) -> Self {
+        let counted = Counted::new(Arc::clone(place.endpoint()));
+        let kind = Kind::Dedicated { _driver: driver, _counted: counted };
+        Self { place, kind, times, upload: None }
+    }
+
     /// The connection's sender, for HTTP/1.1.
     pub(super) fn http1_mut(&mut self) -> Option<&mut Http1> {
         match &mut self.kind {
             Kind::Http1 { connection, .. } => connection.as_mut(),
-            Kind::Http2(_) => None,
+            Kind::Http2(_) | Kind::Dedicated { .. } => None,
         }
     }
 
@@ -146,6 +169,7 @@ impl Lease {
         match &self.kind {
             Kind::Http2(state) => state.noted(),
             Kind::Http1 { connection, .. } => connection.as_ref()?.noted.get().cloned(),
+            Kind::Dedicated { .. } => None,
         }
     }
 
@@ -249,6 +273,16 @@ impl Http2 {
         }
     }
 
+    /// What it is like now.
+    pub(super) fn describe(&self) -> ConnectionState {
+        ConnectionState {
+            protocol: "h2",
+            streams: self.state.in_flight(),
+            streams_max: self.sender.current_max_send_streams(),
+            idle: self.state.idle(),
+        }
+    }
+
     /// How many requests the connection may carry at a time.
     pub(super) fn limit(&self) -> usize {
         self.sender.current_max_send_streams().min(STREAMS_MAX)
@@ -256,6 +290,7 @@ impl Http2 {
 }
 
 /// Counts a connection for as long as it is open.
+#[derive(Debug)]
 struct Counted(Arc<Endpoint>);
 
 impl Counted {
@@ -316,6 +351,16 @@ async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
 }
 
 impl Http1 {
+    /// What it is like while it is idle.
+    pub(super) fn describe(&self) -> ConnectionState {
+        ConnectionState {
+            protocol: "http/1.1",
+            streams: 0,
+            streams_max: 1,
+            idle: Some(self.idle_since.elapsed()),
+        }
+    }
+
     /// Starts HTTP/1.1 on a connection; its driver is a task of its own that ends with it.
     pub(super) async fn start(
         dialed: Dialed,

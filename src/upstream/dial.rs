@@ -42,8 +42,21 @@ pub struct DialTimes {
     pub tls: Duration,
 }
 
+/// What is offered to the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocols {
+    /// HTTP/2, and HTTP/1.1 where it does not speak that.
+    Any,
+    /// HTTP/1.1 only, for a connection that shall become another protocol's.
+    Http1,
+}
+
 /// Makes a connection.
-pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Dialed, Fault> {
+pub(super) async fn dial(
+    backend: &Backend,
+    endpoint: &Endpoint,
+    protocols: Protocols,
+) -> Result<Dialed, Fault> {
     let (config, name) = backend.tls()?;
     let address = endpoint.address;
     let begun = Instant::now();
@@ -61,7 +74,11 @@ pub(super) async fn dial(backend: &Backend, endpoint: &Endpoint) -> Result<Diale
         return Err(Fault::new(Hop::ConnectFailed, format!("dial tcp: {error}")));
     }
     let connect = begun.elapsed();
-    let handshake = TlsConnector::from(config).connect(name, stream);
+    let connector = TlsConnector::from(config);
+    let handshake = match protocols {
+        Protocols::Any => connector.connect(name, stream),
+        Protocols::Http1 => connector.with_alpn(vec![b"http/1.1".to_vec()]).connect(name, stream),
+    };
     match timeout(backend.config.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

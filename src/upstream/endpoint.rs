@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 
+use super::describe::{BackendState, EndpointState};
 use super::{BackendSpec, Config};
 use crate::model::endpoints::Targets;
 use crate::model::fault::{Fault, Hop, ServicePort};
@@ -57,6 +58,15 @@ impl Endpoint {
     /// Requests that are open on it, over all threads.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    fn describe(&self) -> EndpointState {
+        EndpointState {
+            id: self.id,
+            address: self.address,
+            in_flight: self.in_flight(),
+            connections: self.series.get().map_or(0, |series| series.connections.get()),
+        }
     }
 
     /// Its series, made on first use and removed with the endpoint.
@@ -154,6 +164,27 @@ impl Backend {
         };
         self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
         *self.lock_resolved() = None;
+    }
+
+    /// What it is like now.
+    pub fn describe(&self) -> BackendState {
+        let destination = self.destination.load_full();
+        let endpoints = match &destination.targets {
+            Targets::Addresses(_) => Some(Arc::clone(&destination.endpoints)),
+            Targets::Name { .. } => self.last_resolved().map(|(_, endpoints)| endpoints),
+        };
+        let endpoints = endpoints.iter().flat_map(|endpoints| endpoints.iter());
+        BackendState {
+            service: self.spec.service.clone(),
+            trust: match (self.spec.insecure_skip_tls_verify, self.spec.ca_bundle.is_empty()) {
+                (true, _) => "anybody",
+                (false, true) => "system",
+                (false, false) => "caBundle",
+            },
+            targets: destination.targets.clone(),
+            waiting: self.waiting.load(Ordering::Relaxed),
+            endpoints: endpoints.map(|endpoint| endpoint.describe()).collect(),
+        }
     }
 
     fn keep(&self, current: &[Arc<Endpoint>], addresses: &[SocketAddr]) -> Endpoints {

@@ -177,12 +177,7 @@ fn upload(body: Body, mut stream: SendStream<Bytes>) -> tasks::AbortOnDrop {
     })
 }
 
-pub(super) async fn exchange_http1(
-    backend: &Backend,
-    mut lease: Lease,
-    request: &Outgoing<'_>,
-    body: &mut Body,
-) -> Result<Answer, Failed> {
+pub(super) fn http1_head(backend: &Backend, request: &Outgoing<'_>) -> http::Request<()> {
     let mut head = http::Request::new(());
     *head.method_mut() = request.method.clone();
     *head.uri_mut() = Uri::from(request.path.clone());
@@ -190,6 +185,16 @@ pub(super) async fn exchange_http1(
     if let Ok(host) = HeaderValue::from_str(backend.authority.as_str()) {
         head.headers_mut().insert(HOST, host);
     }
+    head
+}
+
+pub(super) async fn exchange_http1(
+    backend: &Backend,
+    mut lease: Lease,
+    request: &Outgoing<'_>,
+    body: &mut Body,
+) -> Result<Answer, Failed> {
+    let mut head = http1_head(backend, request);
     let untouched = body.is_end_stream();
     if !untouched && !head.headers().contains_key(CONTENT_LENGTH) {
         // Without it hyper drops the body of a GET.

@@ -3,25 +3,30 @@
 //! A [`Backend`] is shared by every APIService of one service and TLS identity and by all data-plane
 //! threads; each thread has a [`Pool`] of connections of its own. `balance` only chooses; `dial`
 //! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
-//! `retry` knows what is evidence.
+//! `switch` is the request
+//! that wants a connection for itself; `retry` knows what is evidence.
 
 mod balance;
 mod connection;
+mod describe;
 mod dial;
 mod endpoint;
 mod exchange;
 mod pool;
 mod retry;
+mod switch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use connection::Lease;
+pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
 pub use endpoint::{Backend, Endpoint};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use pool::{Class, Pool};
+pub use switch::Reply;
 
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;

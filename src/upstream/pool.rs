@@ -7,20 +7,21 @@
 //! for themselves.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use h2::SendStream;
 use h2::client::ResponseFuture;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::{Http1, Http2, Lease};
-use super::dial::dial;
+use super::describe::{CONNECTIONS_SHOWN_MAX, QUESTIONS_MAX, Question, SlotState};
+use super::dial::{Protocols, dial};
 use super::endpoint::{Backend, Endpoint, Place};
 use super::exchange::{Answer, Outgoing, Step, exchange_http1, exchange_http2, http2_head};
-use super::retry::{Failed, Retry, TRIES_MAX};
+use super::retry::{Failed, Retry, Tried};
 use super::{Config, balance};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
@@ -28,11 +29,13 @@ use crate::runtime::tasks;
 
 /// How often idle connections are looked for.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+/// The shortest time between two looks, whatever the idle timeout.
+const SWEEP_MIN: std::time::Duration = std::time::Duration::from_millis(1);
 /// HTTP/2 connections to one endpoint per thread and class; past it callers are told to come later.
 const CONNECTIONS_MAX: usize = 256;
 /// Requests open on one endpoint past which no connection is opened for a single request, which is
-/// what HTTP/1.1 and anonymous callers need.
-const EXCLUSIVE_MAX: usize = 4096;
+/// what HTTP/1.1, upgrades and anonymous callers need.
+pub(super) const EXCLUSIVE_MAX: usize = 4096;
 /// Connections in a row that end before their first request until callers are told so.
 const USELESS_MAX: u32 = 3;
 
@@ -55,6 +58,7 @@ pub(super) type SlotKey = (u64, Class);
 pub struct Pool {
     slots: Mutex<HashMap<SlotKey, Slot, FixedState>>,
     config: Config,
+    questions: mpsc::Sender<Question>,
 }
 
 #[derive(Debug, Default)]
@@ -84,19 +88,24 @@ enum Found {
 }
 
 impl Pool {
-    /// An empty pool with the task that closes its idle connections; to be called on the thread
-    /// whose connections it keeps.
+    /// An empty pool with the task that closes its idle connections and says what it holds; to be
+    /// called on the thread whose connections it keeps.
     pub fn new(config: Config) -> Arc<Self> {
-        let pool = Arc::new(Self { slots: Mutex::default(), config });
-        let swept = Arc::downgrade(&pool);
-        drop(tasks::spawn("upstream-idle", async move {
-            loop {
-                tokio::time::sleep(SWEEP_INTERVAL.min(idle_timeout(&swept))).await;
-                let Some(pool) = swept.upgrade() else { return };
-                pool.close_idle();
-            }
-        }));
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let pool = Arc::new(Self { slots: Mutex::default(), config, questions });
+        drop(tasks::spawn("upstream-pool", keep(Arc::downgrade(&pool), asked)));
         pool
+    }
+
+    /// Where to ask what is in it.
+    pub(super) fn questions(&self) -> &mpsc::Sender<Question> {
+        &self.questions
+    }
+
+    fn describe(&self, endpoints: &[u64]) -> Vec<SlotState> {
+        let slots = self.slots();
+        let keys = endpoints.iter().flat_map(|id| Class::ALL.map(|class| (*id, class)));
+        keys.filter_map(|key| Some(slots.get(&key)?.describe(key))).collect()
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<SlotKey, Slot, FixedState>> {
@@ -114,7 +123,7 @@ impl Pool {
         mut body: Body,
     ) -> Result<Answer, Fault> {
         let endpoints = backend.endpoints().await?;
-        let mut tried = smallvec::SmallVec::<[u64; TRIES_MAX]>::new();
+        let mut tried = Tried::new();
         loop {
             let Some(endpoint) = balance::choose(&endpoints, &tried) else {
                 return Err(Hop::NoEndpoints.into());
@@ -125,14 +134,7 @@ impl Pool {
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
-                    let again = match failed.retry {
-                        Retry::Never => false,
-                        Retry::Elsewhere => {
-                            endpoints.iter().any(|other| !tried.contains(&other.id))
-                        }
-                        Retry::Anywhere => true,
-                    };
-                    if !again || tried.len() >= TRIES_MAX {
+                    if !failed.may_try_again(&endpoints, &tried) {
                         return Err(failed.fault);
                     }
                     let cause = failed.fault.hop.word();
@@ -288,7 +290,7 @@ impl Pool {
         endpoint: &Arc<Endpoint>,
         key: SlotKey,
     ) -> Result<(), Fault> {
-        let dialed = dial(backend, endpoint).await?;
+        let dialed = dial(backend, endpoint, Protocols::Any).await?;
         if dialed.http2 {
             let connection = Http2::start(dialed, &self.config, endpoint).await?;
             self.slots().entry(key).or_default().http2.push(connection);
@@ -326,8 +328,25 @@ impl Pool {
     }
 }
 
-fn idle_timeout(pool: &std::sync::Weak<Pool>) -> std::time::Duration {
-    pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.config.idle_timeout)
+/// Closes a pool's idle connections and answers questions about it for as long as it is there.
+async fn keep(pool: Weak<Pool>, mut asked: mpsc::Receiver<Question>) {
+    let idle_timeout = || pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.config.idle_timeout);
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL.min(idle_timeout()).max(SWEEP_MIN));
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let question = tokio::select! {
+            _ = sweep.tick() => None,
+            question = asked.recv() => question,
+        };
+        let Some(pool) = pool.upgrade() else { return };
+        match question {
+            None => pool.close_idle(),
+            // Who asked may have gone in the meantime.
+            Some(question) => {
+                question.answer.send(pool.describe(&question.endpoints)).ok();
+            }
+        }
+    }
 }
 
 async fn wait_for(dialing: &mut Dialing) -> Result<(), Fault> {
@@ -359,6 +378,18 @@ enum Room {
 }
 
 impl Slot {
+    fn describe(&self, (endpoint, class): SlotKey) -> SlotState {
+        let http2 = self.http2.iter().map(Http2::describe);
+        let connections = http2.chain(self.http1.iter().map(Http1::describe));
+        SlotState {
+            endpoint,
+            class,
+            dialing: self.dialing.is_some(),
+            connections: connections.take(CONNECTIONS_SHOWN_MAX).collect(),
+            left_out: (self.http2.len() + self.http1.len()).saturating_sub(CONNECTIONS_SHOWN_MAX),
+        }
+    }
+
     /// The least loaded connection that has room, and whether that is running out.
     fn roomiest(&self, class: Class) -> Option<(usize, Room)> {
         let (at, connection) = self

@@ -4,10 +4,16 @@
 //! remote below the stream. I/O errors and the library's own GOAWAY are never evidence: they would
 //! execute a POST twice.
 
+use std::sync::Arc;
+
+use super::endpoint::Endpoint;
 use crate::model::fault::{Fault, Hop};
 
 /// Tries in all that one request gets.
 pub(super) const TRIES_MAX: usize = 3;
+
+/// The ids of the endpoints that were tried.
+pub(super) type Tried = smallvec::SmallVec<[u64; TRIES_MAX]>;
 
 /// A try that failed.
 #[derive(Debug)]
@@ -38,6 +44,16 @@ impl Failed {
     /// A failure that another try would meet too, or whose request may have been acted on.
     pub(super) fn finally(fault: Fault) -> Self {
         Self { fault, retry: Retry::Never }
+    }
+
+    /// True when another try is allowed, after those of `tried`, and has somewhere to go.
+    pub(super) fn may_try_again(&self, endpoints: &[Arc<Endpoint>], tried: &Tried) -> bool {
+        let again = match self.retry {
+            Retry::Never => false,
+            Retry::Elsewhere => endpoints.iter().any(|other| !tried.contains(&other.id)),
+            Retry::Anywhere => true,
+        };
+        again && tried.len() < TRIES_MAX
     }
 
     /// A failure of an HTTP/2 request that was handed to the library.

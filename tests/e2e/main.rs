@@ -19,6 +19,7 @@ mod pki;
 mod rig;
 
 mod access_log;
+mod admin;
 mod deadlines;
 mod ending;
 mod faults;

@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use endpoint::EndpointMetrics;
-pub use route::{Phases, RouteMetrics};
+pub use route::{Phases, RouteMetrics, TunnelMetrics};
 
 use endpoint::EndpointVecs;
 use process::Process;

@@ -72,6 +72,7 @@ pub(super) struct RouteVecs {
     aborts: IntCounterVec,
     in_flight: IntGaugeVec,
     tunnels: IntGaugeVec,
+    tunnel_bytes: IntCounterVec,
     retries: IntCounterVec,
     pub(super) phases: HistogramVec,
 }
@@ -115,8 +116,13 @@ impl RouteVecs {
             )?,
             tunnels: gauge(
                 "portico_tunnels",
-                "Upgraded connections that are open, by APIService.",
+                "Connections that were upgraded to WebSocket or SPDY and are open, by APIService.",
                 &["apiservice"],
+            )?,
+            tunnel_bytes: counter(
+                "portico_tunnel_bytes_total",
+                "Bytes carried by upgraded connections, by APIService and direction.",
+                &["apiservice", "direction"],
             )?,
             retries: counter(
                 "portico_retries_total",
@@ -144,6 +150,7 @@ impl RouteVecs {
             Box::new(self.aborts.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.tunnels.clone()),
+            Box::new(self.tunnel_bytes.clone()),
             Box::new(self.retries.clone()),
             Box::new(self.phases.clone()),
         ]
@@ -162,9 +169,23 @@ pub struct RouteMetrics {
     series: ArcSwap<Vec<Series>>,
     hops: ArcSwap<Vec<Hops>>,
     in_flight: OnceLock<IntGauge>,
-    tunnels: OnceLock<IntGauge>,
+    tunnels: OnceLock<TunnelMetrics>,
     rare: Mutex<Rare>,
 }
+
+/// The series of one APIService's tunnels.
+#[derive(Clone, Debug)]
+pub struct TunnelMetrics {
+    /// Tunnels that are open.
+    pub open: IntGauge,
+    /// Bytes from clients.
+    pub to_backend: IntCounter,
+    /// Bytes from backends.
+    pub to_client: IntCounter,
+}
+
+/// Values of `direction`.
+const DIRECTIONS: [&str; 2] = ["to_backend", "to_client"];
 
 /// Series that are looked up anew each time, remembered so that they go with the route.
 #[derive(Debug, Default)]
@@ -248,11 +269,21 @@ impl RouteMetrics {
         Some(self.in_flight.get_or_init(|| vec.with_label_values(&[name])))
     }
 
-    /// The gauge of tunnels that are open; none for what portico serves itself.
-    pub fn tunnels(&self) -> Option<&IntGauge> {
+    /// Requests that are being served; asking makes no series.
+    pub fn requests_in_flight(&self) -> i64 {
+        self.in_flight.get().map_or(0, IntGauge::get)
+    }
+
+    /// The series of tunnels, made on first use; none for what portico serves itself.
+    pub fn tunnels(&self) -> Option<&TunnelMetrics> {
         let name = self.api_service.as_deref()?;
-        let vec = &self.metrics.routes.tunnels;
-        Some(self.tunnels.get_or_init(|| vec.with_label_values(&[name])))
+        let routes = &self.metrics.routes;
+        let bytes = |direction| routes.tunnel_bytes.with_label_values(&[name, direction]);
+        Some(self.tunnels.get_or_init(|| {
+            let [to_backend, to_client] = DIRECTIONS.map(bytes);
+            let open = routes.tunnels.with_label_values(&[name]);
+            TunnelMetrics { open, to_backend, to_client }
+        }))
     }
 
     /// The gauge of long-running requests of this verb.
@@ -425,6 +456,9 @@ impl Drop for RouteMetrics {
         }
         if self.tunnels.get().is_some() {
             forget(routes.tunnels.remove_label_values(&[name]));
+            for direction in DIRECTIONS {
+                forget(routes.tunnel_bytes.remove_label_values(&[name, direction]));
+            }
         }
     }
 }
@@ -455,7 +489,7 @@ mod tests {
         route.aborted("LIST", "BackendReset");
         route.retried("127.0.0.1:1", "ConnectRefused");
         route.long_running("WATCH").inc();
-        route.tunnels().unwrap().inc();
+        route.tunnels().unwrap().open.inc();
         assert!(shows("verb=\"GET\",version=\"v1\"} 2"));
         assert!(shows("cause=\"ConnectRefused\",endpoint=\"127.0.0.1:1\""));
         drop(route);
