@@ -13,8 +13,9 @@ pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    tokio::spawn(async move {
-        if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+    // Not an async block, which would hold the future twice: as what it captured and as what it awaits.
+    tokio::spawn(AssertUnwindSafe(future).catch_unwind().map(move |ended| {
+        if let Err(panic) = ended {
             let text = panic
                 .downcast_ref::<&str>()
                 .copied()
@@ -22,7 +23,7 @@ where
                 .unwrap_or("no message");
             tracing::error!(task = name, panic = text, "task panicked");
         }
-    })
+    }))
 }
 
 /// Ends its task when dropped: the owner's way to say that a task must not outlive it.
