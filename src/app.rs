@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
-use crate::admin::{CertificatesInUse, Health, Inside, LogCheck, Pages};
+use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
@@ -24,6 +24,7 @@ use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services};
+use crate::runtime::descriptors;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
@@ -32,10 +33,11 @@ use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::client_chain::ClientAuthority;
+use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
-use crate::tls::server::server_config;
+use crate::tls::server::{Certificates, server_config};
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
-use crate::upstream::{self, Pool, Pools, Upstreams};
+use crate::upstream::{self, Pool, Pools, Upstreams, ca_bundles};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -69,6 +71,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let readiness = Readiness::default();
     let store = Store::new();
     let (publisher, table) = Publisher::new(RoutingTable::default());
+    let table_of_bundles = table.clone();
 
     let mut upstream_config = tuning.upstream;
     upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
@@ -77,9 +80,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             "no proxy-client certificate given, extension API servers will not believe who is calling"
         );
     }
-    let (pair, place) = serving(config)?;
+    let certificates = certificates(config)?;
+    let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
     let health = health(&readiness, &drain)?;
-    let inside = inside(config, (&pair, &place), &upstream_config)?;
+    let inside = inside(&in_use);
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -90,10 +94,11 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
 
     let context = Context {
         limits: config.frontend.limits.clone(),
-        tls: View::fixed(server_config(&pair, &place)?),
+        tls: View::fixed(server_config(&config.tls, &certificates)?),
         drain,
         metrics: Arc::clone(&metrics),
     };
+    descriptors::raise_limit(config.frontend.limits.connections_max);
     let (pool_config, pools) = (upstream_config.clone(), inside.pools);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let frontend = Frontend::bind(&config.frontend, &context, &move || {
@@ -111,6 +116,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let address = frontend.address()?;
     inside.clients.get_or_init(|| frontend.connections_by_thread());
 
+    let expiry = [
+        tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
+        tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
+    ];
     let control = Control {
         store: store.clone(),
         publisher,
@@ -118,7 +127,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         metrics,
         routing: config.routing,
     };
-    let tasks = control_tasks(config, control, store, &readiness);
+    let mut tasks = control_tasks(config, control, store, &readiness);
+    tasks.extend(expiry);
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");
@@ -229,33 +239,42 @@ fn health(readiness: &Readiness, drain: &Drain) -> anyhow::Result<Health> {
 }
 
 /// What `/debug/portico` tells about.
-fn inside(
+fn inside(certificates: &View<Vec<Watched>>) -> Inside {
+    Inside {
+        started: (std::time::Instant::now(), Timestamp::now()),
+        pools: Pools::default(),
+        clients: Arc::default(),
+        certificates: certificates.clone(),
+    }
+}
+
+/// All that clients are shown.
+fn certificates(config: &Config) -> anyhow::Result<Certificates> {
+    let (pair, place) = serving(config)?;
+    Certificates::read(pair, place, &config.tls).context("certificate for a server name")
+}
+
+/// Everything from files whose end is to be seen coming.
+fn certificates_in_use(
     config: &Config,
-    (serving, place): (&KeyPair, &str),
+    certificates: &Certificates,
     upstream: &upstream::Config,
-) -> anyhow::Result<Inside> {
-    let place = place.to_owned();
-    let certificates = serving.chain.clone();
-    let mut in_use = vec![CertificatesInUse { purpose: "serving", file: place, certificates }];
-    if let (Some(pair), Some((path, _))) = (&upstream.identity, &config.proxy_client_pair) {
-        let (file, certificates) = (path.display().to_string(), pair.chain.clone());
-        in_use.push(CertificatesInUse { purpose: "proxy-client", file, certificates });
+) -> anyhow::Result<View<Vec<Watched>>> {
+    let mut own = certificates.watched();
+    if let (Some(pair), Some((certificate, _))) = (&upstream.identity, &config.proxy_client_pair) {
+        let place = certificate.display().to_string();
+        own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));
     }
     let authorities = [
         ("client-ca", &config.auth.client_ca_file),
         ("requestheader-client-ca", &config.auth.requestheader_client_ca_file),
     ];
-    for (purpose, path) in authorities {
-        let Some(path) = path else { continue };
-        let (file, certificates) = (path.display().to_string(), read_certificates(path)?);
-        in_use.push(CertificatesInUse { purpose, file, certificates });
+    for (name, file) in authorities {
+        let Some(path) = file else { continue };
+        let place = path.display().to_string();
+        own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
     }
-    Ok(Inside {
-        started: (std::time::Instant::now(), Timestamp::now()),
-        pools: Pools::default(),
-        clients: Arc::default(),
-        certificates: in_use.into(),
-    })
+    Ok(View::fixed(own))
 }
 
 /// The serving pair and where it is from.

@@ -9,6 +9,7 @@
 //!   RequestInfo -> authenticate -> RoutingTable::lookup -> impersonate -> authorize -> Permit
 //!     Documents -> aggregate (ready bytes)     Objects -> store::rest     Own -> admin
 //!     Remote    -> proxy::forward -> upstream::Pool -> balance -> connection -> body streamed back
+//!       (an upgrade: proxy::upgrade -> a connection of its own -> a tunnel)
 //!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)
 //! ```
 //!
@@ -38,7 +39,7 @@
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
 //! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |
-//! | `config` | kube-apiserver's flags, for each part | each part's `Config` |
+//! | `config` | kube-apiserver's flags and the file with the same settings, for each part | each part's `Config` |
 //! | `app` | puts the parts together; the only file that knows them all | everything |
 //! | `cli` | the command line | everything |
 //!

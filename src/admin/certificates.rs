@@ -8,24 +8,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use crate::tls::client_chain::leaf;
+use crate::tls::expiry::Watched;
 
-/// The certificates of one purpose.
-#[derive(Clone, Debug)]
-pub struct CertificatesInUse {
-    /// What they are for: `serving`, `proxy-client`, `client-ca` or `requestheader-client-ca`.
-    pub purpose: &'static str,
-    /// The file that they are from.
-    pub file: String,
-    /// The certificates: a chain with the leaf first, or authorities.
-    pub certificates: Vec<CertificateDer<'static>>,
-}
-
-impl CertificatesInUse {
-    /// The facts, in the order of the file.
-    pub(super) fn describe(&self) -> Value {
-        let certificates: Vec<Value> = self.certificates.iter().map(describe).collect();
-        json!({ "purpose": self.purpose, "file": self.file, "certificates": certificates })
-    }
+/// The facts, in the order of the file.
+pub(super) fn describe_all(in_use: &Watched) -> Value {
+    let certificates: Vec<Value> = in_use.certificates.iter().map(describe).collect();
+    json!({ "purpose": in_use.name, "file": in_use.place, "certificates": certificates })
 }
 
 fn describe(certificate: &CertificateDer<'_>) -> Value {

@@ -13,12 +13,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::CertificatesInUse;
+use super::certificates::describe_all;
 use crate::model::endpoints::Targets;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
 use crate::runtime::lifecycle::{Drain, Readiness};
+use crate::runtime::snapshot::View;
+use crate::tls::expiry::Watched;
 use crate::upstream::{
     Backend, BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState, Upstream,
 };
@@ -46,7 +48,7 @@ pub struct Inside {
     /// The client connections that each data-plane thread holds.
     pub clients: ConnectionsByThread,
     /// The certificates.
-    pub certificates: Arc<[CertificatesInUse]>,
+    pub certificates: View<Vec<Watched>>,
 }
 
 /// Which APIServices are asked for.
@@ -112,8 +114,7 @@ pub(super) fn page(
         .collect();
     let items: Vec<Value> =
         shown.iter().map(|(name, entry)| api_service(name, entry, &backends)).collect();
-    let certificates: Vec<Value> =
-        inside.certificates.iter().map(CertificatesInUse::describe).collect();
+    let certificates: Vec<Value> = inside.certificates.load().iter().map(describe_all).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "startTime": inside.started.1.to_string(),

@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use self::background::Background;
-pub use self::certificates::CertificatesInUse;
 use self::debug::Selection;
 pub use self::debug::{ConnectionsByThread, Inside};
 pub use self::health::Health;

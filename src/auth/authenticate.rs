@@ -5,10 +5,10 @@
 //! caller is refused and never becomes anonymous.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use foldhash::fast::RandomState;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -41,15 +41,25 @@ pub struct Authenticator {
     tokens: Tokens,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
-    verdicts: Verdicts,
+    /// Verdicts on chains that were accepted, for the next connection with the same one: what a
+    /// resumed session saves is not spent on verifying.
+    verdicts: Mutex<HashMap<Chain, Arc<Verdict>, RandomState>>,
     succeeded: prometheus::IntCounter,
     failed: prometheus::IntCounter,
+    client_certificate_expiration: prometheus::Histogram,
 }
+
+/// Accepted chains whose verdict is remembered. Chains of strangers are not, so that nobody fills
+/// this who could not come in.
+const VERDICTS_MAX: usize = 1024;
+
+/// A certificate chain, leaf first.
+type Chain = Vec<CertificateDer<'static>>;
 
 /// What is remembered of a connection: its chain, and the verdict on it.
 #[derive(Debug)]
 pub struct ConnectionAuth {
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
     verdict: Mutex<Option<Arc<Verdict>>>,
 }
 
@@ -59,10 +69,22 @@ struct Verdict {
     generation: u64,
     /// Unix seconds after which the chain must be judged anew.
     valid_until: i64,
+    /// The end of the leaf's validity, in Unix seconds; none when it cannot be read.
+    leaf_ends: Option<i64>,
     /// Whether it may act as front proxy; `None` when nobody vouches for front proxies.
     front_proxy: Option<Result<(), String>>,
     /// The caller it names; `None` when it names none or nobody vouches for clients.
     client: Option<Result<Arc<Caller>, String>>,
+}
+
+impl Verdict {
+    fn holds(&self, trust: &Trust, seconds: i64) -> bool {
+        self.generation == trust.generation && seconds <= self.valid_until
+    }
+
+    fn is_accepted(&self) -> bool {
+        matches!(self.client, Some(Ok(_))) || matches!(self.front_proxy, Some(Ok(())))
+    }
 }
 
 impl ConnectionAuth {
@@ -87,7 +109,8 @@ impl Authenticator {
             tokens,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
-            verdicts: Verdicts::default(),
+            verdicts: Mutex::default(),
+            client_certificate_expiration: metrics.certificates.clients.clone(),
             succeeded: metrics.authentication.with_label_values(&["success"]),
             failed: metrics.authentication.with_label_values(&["failure"]),
         })
@@ -132,7 +155,7 @@ impl Authenticator {
         errors: &mut Vec<String>,
     ) -> Option<Arc<Caller>> {
         if !connection.chain.is_empty() {
-            let verdict = self.verdict(connection);
+            let (verdict, now) = self.verdict(connection);
             match &verdict.front_proxy {
                 Some(Ok(())) => match self.by_request_header(headers) {
                     Some(Ok(caller)) => return Some(caller),
@@ -141,6 +164,10 @@ impl Authenticator {
                 },
                 Some(Err(error)) => errors.push(error.clone()),
                 None => {}
+            }
+            if let (Some(_), Some(end)) = (&verdict.client, verdict.leaf_ends) {
+                let left = seconds_f64(end.saturating_sub(now));
+                self.client_certificate_expiration.observe(left);
             }
             match &verdict.client {
                 Some(Ok(caller)) => return Some(Arc::clone(caller)),
@@ -180,28 +207,40 @@ impl Authenticator {
     }
 
     /// The verdict on the connection's certificate, judged anew only when the authorities have
-    /// changed or the chain has come to its end.
-    fn verdict(&self, connection: &ConnectionAuth) -> Arc<Verdict> {
+    /// changed or the chain has come to its end; and the Unix seconds now.
+    fn verdict(&self, connection: &ConnectionAuth) -> (Arc<Verdict>, i64) {
         let trust = self.trust.load();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let holds = |verdict: &Verdict| {
-            verdict.generation == trust.generation && seconds <= verdict.valid_until
-        };
         let mut kept = connection.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verdict) = kept.as_ref().filter(|verdict| holds(verdict)) {
-            return Arc::clone(verdict);
+        if let Some(verdict) = kept.as_ref().filter(|verdict| verdict.holds(&trust, seconds)) {
+            return (Arc::clone(verdict), seconds);
         }
-        let key = Verdicts::key(&connection.chain);
-        let verdict = self.verdicts.find(&key).filter(|verdict| holds(verdict));
-        let verdict = verdict.unwrap_or_else(|| {
+        let verdict = self.remembered(&connection.chain, &trust, seconds).unwrap_or_else(|| {
             let time = UnixTime::since_unix_epoch(now);
             let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
-            self.verdicts.keep(key, &verdict, holds);
+            self.remember(&connection.chain, &verdict);
             verdict
         });
         *kept = Some(Arc::clone(&verdict));
-        verdict
+        (verdict, seconds)
+    }
+
+    fn remembered(&self, chain: &Chain, trust: &Trust, seconds: i64) -> Option<Arc<Verdict>> {
+        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        verdicts.get(chain).filter(|verdict| verdict.holds(trust, seconds)).cloned()
+    }
+
+    fn remember(&self, chain: &Chain, verdict: &Arc<Verdict>) {
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !verdict.is_accepted() {
+            verdicts.remove(chain);
+            return;
+        }
+        if verdicts.len() >= VERDICTS_MAX {
+            verdicts.clear();
+        }
+        verdicts.insert(chain.clone(), Arc::clone(verdict));
     }
 
     fn judge(
@@ -215,6 +254,7 @@ impl Authenticator {
         // that counts is over.
         let valid_until = earliest_expiry(chain, seconds);
         let parsed = chain.first().map_or_else(|| Err("no certificate".to_owned()), leaf);
+        let leaf_ends = parsed.as_ref().ok().map(|leaf| leaf.not_after);
         let verified = |authority: &ClientAuthority| match (authority.verify(chain, now), &parsed) {
             (Ok(()), Ok(leaf)) => Ok(leaf.clone()),
             (Err(error), Ok(leaf)) => {
@@ -230,57 +270,14 @@ impl Authenticator {
             let user = verified(authority).and_then(|leaf| x509::user(&leaf)).transpose()?;
             Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
         });
-        Verdict { generation: trust.generation, valid_until, front_proxy, client }
+        Verdict { generation: trust.generation, valid_until, leaf_ends, front_proxy, client }
     }
 }
 
-/// Verdicts on chains that were accepted, so that a client that connects often is judged once:
-/// verifying a chain costs as much as a resumed TLS handshake.
-#[derive(Debug, Default)]
-struct Verdicts(Mutex<HashMap<ChainDigest, Arc<Verdict>>>);
-
-/// SHA-256 over a chain's certificates and their lengths.
-type ChainDigest = [u8; 32];
-
-/// Accepted chains that are remembered, over all threads.
-const VERDICTS_MAX: usize = 4096;
-
-impl Verdicts {
-    fn key(chain: &[CertificateDer<'_>]) -> ChainDigest {
-        let mut digest = Context::new(&SHA256);
-        for certificate in chain {
-            digest.update(&certificate.len().to_be_bytes());
-            digest.update(certificate);
-        }
-        let mut key = ChainDigest::default();
-        key.copy_from_slice(digest.finish().as_ref());
-        key
-    }
-
-    fn find(&self, key: &ChainDigest) -> Option<Arc<Verdict>> {
-        self.lock().get(key).map(Arc::clone)
-    }
-
-    /// Remembers a verdict unless the chain was refused: whoever makes up chains fills nothing.
-    fn keep(&self, key: ChainDigest, verdict: &Arc<Verdict>, holds: impl Fn(&Verdict) -> bool) {
-        let accepted =
-            matches!(verdict.front_proxy, Some(Ok(()))) || matches!(verdict.client, Some(Ok(_)));
-        if !accepted {
-            return;
-        }
-        let mut kept = self.lock();
-        if kept.len() >= VERDICTS_MAX {
-            kept.retain(|_, verdict| holds(verdict));
-        }
-        if kept.len() >= VERDICTS_MAX {
-            kept.clear();
-        }
-        kept.insert(key, Arc::clone(verdict));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChainDigest, Arc<Verdict>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Exact for any time that a certificate may have left.
+fn seconds_f64(seconds: i64) -> f64 {
+    let magnitude = Duration::from_secs(seconds.unsigned_abs()).as_secs_f64();
+    if seconds < 0 { -magnitude } else { magnitude }
 }
 
 /// The bearer token, if there is one (`bearertoken.go`): the scheme in any case, then one space.
@@ -303,6 +300,9 @@ fn token_of(value: &HeaderValue) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::snapshot::Publisher;
+    use crate::tls::certificates;
+    use crate::tls::pki::{Authority, Purpose};
 
     #[track_caller]
     fn check(value: &'static str, expected: Option<&str>) {
@@ -320,20 +320,40 @@ mod tests {
         check("Basic abc", None);
     }
 
+    fn chain_of(authority: &Authority, name: &str) -> Chain {
+        authority.sign(name, Purpose::Client(&[])).unwrap().key_pair().unwrap().chain
+    }
+
+    fn trust(authority: &Authority, generation: u64) -> Trust {
+        let roots = certificates("ca", authority.certificate().as_bytes()).unwrap();
+        let client = Some(ClientAuthority::new("ca", roots).unwrap());
+        Trust { generation, client, request_header: None }
+    }
+
     #[test]
-    fn only_accepted_chains_are_remembered_and_no_more_than_the_limit() {
-        let verdicts = Verdicts::default();
-        let verdict =
-            |client| Arc::new(Verdict { generation: 1, valid_until: 9, front_proxy: None, client });
-        let (refused, key) = (verdict(Some(Err("no".to_owned()))), Verdicts::key(&[]));
-        verdicts.keep(key, &refused, |_| true);
-        assert!(verdicts.find(&key).is_none());
-        let caller = Arc::new(Caller::new(User::anonymous()).unwrap());
-        let accepted = verdict(Some(Ok(caller)));
-        for number in 0..VERDICTS_MAX as u64 + 2 {
-            let chain = [CertificateDer::from(number.to_be_bytes().to_vec())];
-            verdicts.keep(Verdicts::key(&chain), &accepted, |_| true);
-        }
-        assert_eq!(verdicts.lock().len(), 2);
+    fn a_chain_is_judged_once_for_all_its_connections_and_anew_when_authorities_change() {
+        let (authority, other) = (Authority::new("a").unwrap(), Authority::new("b").unwrap());
+        let (publisher, view) = Publisher::new(trust(&authority, 0));
+        let made = Authenticator::new(
+            view,
+            RequestHeaderConfig::default(),
+            Tokens::default(),
+            Anonymous::Refused,
+            &Metrics::new().unwrap(),
+        );
+        let authenticator = made.unwrap();
+        let alice = chain_of(&authority, "alice");
+        let verdict = |chain: &Chain| authenticator.verdict(&ConnectionAuth::new(chain.clone())).0;
+        let first = verdict(&alice);
+        assert!(first.is_accepted());
+        assert!(Arc::ptr_eq(&first, &verdict(&alice)));
+        let bob = verdict(&chain_of(&authority, "bob"));
+        assert!(!Arc::ptr_eq(&first, &bob));
+        // Strangers leave nothing behind.
+        assert!(!verdict(&chain_of(&other, "alice")).is_accepted());
+        assert_eq!(authenticator.verdicts.lock().unwrap().len(), 2);
+        publisher.publish(trust(&other, 1));
+        assert!(!verdict(&alice).is_accepted());
+        assert_eq!(authenticator.verdicts.lock().unwrap().len(), 1);
     }
 }

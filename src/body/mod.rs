@@ -34,7 +34,7 @@ pub type TrailerFilter = Arc<dyn Fn(HeaderMap) -> HeaderMap + Send + Sync>;
 /// Learns what became of a body; dropped with it, so that a body that is cancelled is seen too.
 pub trait Observe: Send + std::fmt::Debug {
     /// Bytes of data were handed on.
-    fn passed(&mut self, bytes: usize);
+    fn passed(&mut self, _bytes: usize) {}
     /// The body came to its end (`None`) or was aborted by its sender.
     fn ended(&mut self, error: Option<&BodyError>);
 

@@ -264,3 +264,93 @@ fn poll_discard<R: AsyncRead + Unpin>(from: &mut R, cx: &mut Context<'_>) -> Pol
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::body::BodyError;
+
+    /// Bytes to the backend, bytes to the client.
+    #[derive(Clone, Debug, Default)]
+    struct Counted(Arc<Mutex<(usize, usize)>>);
+
+    impl Observe for Counted {
+        fn ended(&mut self, _error: Option<&BodyError>) {}
+
+        fn carried(&mut self, direction: Direction, bytes: usize) {
+            let mut counted = self.0.lock().unwrap();
+            match direction {
+                Direction::ToBackend => counted.0 += bytes,
+                Direction::ToClient => counted.1 += bytes,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_one_end_closed_reaches_the_other_and_both_are_closed() {
+        // Narrow pipes, so that bytes must be kept.
+        let ((mut client, near), (far, mut backend)) = (duplex(1000), duplex(7));
+        let counted = Counted::default();
+        let mut observer: Observer = Some(Box::new(counted.clone()));
+        let sent: Vec<u8> = (0..100_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+        let expected = sent.clone();
+        let client = async move {
+            client.write_all(&sent).await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            client.read_to_end(&mut rest).await.unwrap();
+            rest
+        };
+        let backend = async move {
+            backend.write_all(b"hello").await.unwrap();
+            let mut received = Vec::new();
+            backend.read_to_end(&mut received).await.unwrap();
+            received
+        };
+        let ((), answered, received) =
+            tokio::join!(carry(near, far, &mut observer), client, backend);
+        assert_eq!(answered, b"hello");
+        assert!(received == expected, "{} bytes", received.len());
+        assert_eq!(*counted.0.lock().unwrap(), (100_000, 5));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_takes_nothing_holds_its_sender_back() {
+        let ((mut client, near), (far, backend)) = (duplex(1), duplex(1));
+        let mut observer = None;
+        let writing = async {
+            let (mut written, mut stuck) = (0, 0);
+            while stuck < 100 {
+                let pending = client.write_u8(0).now_or_never().is_none();
+                if pending {
+                    stuck += 1;
+                } else {
+                    (written, stuck) = (written + 1, 0);
+                }
+                // Gives the tunnel its turn.
+                yield_now().await;
+            }
+            drop(backend);
+            written
+        };
+        let ((), written) = tokio::join!(carry(near, far, &mut observer), writing);
+        assert!((2..=CHUNK_BYTES).contains(&written), "{written}");
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_gone_closes_the_other() {
+        let ((client, near), (far, mut backend)) = (duplex(64), duplex(64));
+        drop(client);
+        let mut received = Vec::new();
+        let mut observer = None;
+        let ((), read) =
+            tokio::join!(carry(near, far, &mut observer), backend.read_to_end(&mut received));
+        assert_eq!(read.unwrap(), 0);
+    }
+}

@@ -1,22 +1,134 @@
-//! The log's set-up: text on standard error.
+//! The log's set-up: text or JSON on standard error.
 
-use std::io::IsTerminal as _;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
 
-/// Starts logging at klog's verbosity: up to 2 what matters, from 4 on every step.
-pub(super) fn init(verbosity: u8) {
-    let filter = match verbosity {
+use crate::config::{LogConfig, LogFormat};
+
+/// What is told of spans and events beside the log; it brings a filter of its own, since the log's
+/// levels do not hold for it.
+pub(super) type OtherLayer = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Starts logging, and whatever `others` do with spans and events.
+pub(super) fn init(config: &LogConfig, others: Vec<OtherLayer>) {
+    let ansi = io::stderr().is_terminal();
+    let mut layers = vec![lines(config, io::stderr, ansi)];
+    layers.extend(others);
+    let subscriber = Registry::default().with(layers);
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::debug!("log was set up before");
+    }
+}
+
+/// The layer that writes the log's lines.
+fn lines<S, W>(config: &LogConfig, writer: W, ansi: bool) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    W: for<'writer> fmt::MakeWriter<'writer> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::new(directives(config));
+    let layer = fmt::layer().with_writer(writer);
+    match config.format {
+        LogFormat::Text => layer.with_ansi(ansi).with_filter(filter).boxed(),
+        LogFormat::Json => layer.json().with_ansi(false).with_filter(filter).boxed(),
+    }
+}
+
+/// klog's verbosity in `tracing`'s words: up to 2 what matters, from 4 on every step.
+fn directives(config: &LogConfig) -> String {
+    let mut directives = match config.verbosity {
         0..=2 => "info",
         3 => "info,portico=debug",
         _ => "debug",
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .finish();
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
-        tracing::debug!("log was set up before");
+    }
+    .to_owned();
+    for part in &config.parts {
+        let level = if part.level <= 2 { "info" } else { "debug" };
+        // Writing to a string cannot fail.
+        write!(directives, ",portico::{}={level}", part.part).ok();
+    }
+    directives
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+    use crate::config::PartLevel;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged of an event of each level from the proxy, from auth and from a library.
+    fn logged(config: &LogConfig) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = lines(config, move || writer.clone(), false);
+        let subscriber = Registry::default().with(vec![layer]);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "portico::proxy", port = 1, "proxy info");
+            tracing::debug!(target: "portico::proxy", "proxy debug");
+            tracing::debug!(target: "portico::auth::x509", "auth debug");
+            tracing::info!(target: "h2", "library info");
+            tracing::debug!(target: "h2", "library debug");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[track_caller]
+    fn check(verbosity: u8, parts: &[(&'static str, u8)], expected: &[&str]) {
+        let parts = parts.iter().map(|&(part, level)| PartLevel { part, level }).collect();
+        let config = LogConfig { format: LogFormat::Text, verbosity, parts };
+        let text = logged(&config);
+        let all = ["proxy info", "proxy debug", "auth debug", "library info", "library debug"];
+        let found: Vec<_> = all.into_iter().filter(|message| text.contains(message)).collect();
+        assert_eq!(found, expected, "{text}");
+    }
+
+    #[test]
+    fn verbosity_counts_as_klog_does_and_parts_have_their_own() {
+        let quiet = ["proxy info", "library info"];
+        check(0, &[], &quiet);
+        check(2, &[], &quiet);
+        check(3, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
+        let all = ["proxy info", "proxy debug", "auth debug", "library info", "library debug"];
+        check(4, &[], &all);
+        check(10, &[], &all);
+        check(0, &[("auth", 4)], &["proxy info", "auth debug", "library info"]);
+        check(3, &[("proxy", 0)], &["proxy info", "auth debug", "library info"]);
+        check(0, &[("auth", 4), ("auth", 0)], &quiet);
+    }
+
+    #[test]
+    fn json_lines_hold_the_fields_by_name() {
+        let config = LogConfig { format: LogFormat::Json, ..LogConfig::default() };
+        let text = logged(&config);
+        let first: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!(first["level"], "INFO");
+        assert_eq!(first["target"], "portico::proxy");
+        assert_eq!(first["fields"]["message"], "proxy info");
+        assert_eq!(first["fields"]["port"], 1);
+        assert!(first["timestamp"].is_string());
+        assert_eq!(text.lines().count(), 2, "{text}");
     }
 }

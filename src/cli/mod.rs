@@ -2,15 +2,19 @@
 
 pub mod demo;
 mod log;
+pub mod reference;
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{self, Running, Tuning};
-use crate::config::Flags;
+use crate::config::{Effective, Origin, RunFlags, Settings};
 
 /// An aggregation layer for Kubernetes APIs.
 #[derive(Debug, Parser)]
@@ -24,23 +28,52 @@ struct Line {
 enum Command {
     /// Serve the APIs that the manifests register.
     #[command(args_override_self = true)]
-    Run(Box<Flags>),
+    Run(Box<RunFlags>),
     /// Serve two toy extension API servers, with a tour to paste; needs no configuration.
     #[command(args_override_self = true)]
     Demo(demo::Flags),
+    /// Print the script that completes portico's commands and flags in a shell.
+    ///
+    /// For bash: `source <(portico completion bash)`, or its output in a file
+    /// `/etc/bash_completion.d/portico`.
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print a manual page.
+    ///
+    /// `portico man run | man -l -` shows that of `portico run`.
+    Man {
+        /// The command whose page it is; portico itself when not given.
+        #[arg(conflicts_with = "dir")]
+        command: Option<String>,
+        /// Write the pages of all commands into this directory instead, as portico.1,
+        /// portico-run.1 and so on.
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Runs the program; the exit status is 0 after an ending that was asked for.
 pub fn main() -> ExitCode {
-    let line = Line::parse();
+    let matches = Line::command().get_matches();
+    let line = match Line::from_arg_matches(&matches) {
+        Ok(line) => line,
+        Err(error) => error.exit(),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::from(error)),
     };
     let outcome = runtime.block_on(async {
         match line.command {
-            Command::Run(flags) => run(&flags).await,
+            Command::Run(flags) => run(&flags, &matches).await,
             Command::Demo(flags) => demo::run(&flags).await,
+            Command::Completion { shell } => print(&reference::completion(shell)),
+            Command::Man { command, dir: None } => {
+                print(&reference::manual_page(command.as_deref())?)
+            }
+            Command::Man { dir: Some(directory), .. } => reference::write_manual(&directory),
         }
     });
     match outcome {
@@ -55,10 +88,27 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(flags: &Flags) -> anyhow::Result<()> {
-    log::init(flags.v);
-    let config =
-        flags.config().map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
+/// Prints to standard output; that nobody reads it to its end is no failure.
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn run(flags: &RunFlags, line: &ArgMatches) -> anyhow::Result<()> {
+    let line = line.subcommand_matches("run").context("no flags of portico run")?;
+    let Settings { config, effective } = Settings::load(line, flags.config.as_deref())
+        .map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
+    log::init(&config.log, Vec::new());
+    for Effective { name, value, origin } in effective {
+        if origin == Origin::Default {
+            tracing::debug!(name, value, from = %origin, "setting");
+        } else {
+            tracing::info!(name, value, from = %origin, "setting");
+        }
+    }
     let mut signals = Signals::new()?;
     let running = app::start(&config, Tuning::default())?;
     tracing::info!(address = %running.address, "serving");

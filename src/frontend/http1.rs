@@ -13,11 +13,10 @@ use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use super::Context;
+use super::connection::ClientStream;
 use crate::body::{Body, Tunnel};
 use crate::runtime::lifecycle::{Drain, Phase};
 
@@ -29,7 +28,7 @@ const HEADER_LINES_MAX: usize = 256;
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Serves requests one after the other until the client, a limit or the ending ends it.
-pub(super) async fn serve<H, R>(stream: TlsStream<TcpStream>, handler: H, context: &Context)
+pub(super) async fn serve<H, R>(stream: ClientStream, handler: H, context: &Context)
 where
     H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send + 'static,
@@ -42,15 +41,14 @@ where
         // There only when the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.map(|upgrade| (upgrade, Arc::clone(&asked)));
-        let response = handler(request.map(Body::http1));
-        async move {
-            let mut response = response.await;
+        // Chained and not an async block: that would hold the future twice.
+        handler(request.map(Body::http1)).map(move |mut response| {
             if let Some((upgrade, asked)) = upgrade {
                 let tunnel = response.body_mut().take_tunnel();
                 *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, tunnel));
             }
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -17,10 +17,9 @@ use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
 use http::header::{CONNECTION, DATE};
 use http::{HeaderValue, Method, Request, Response};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
-use tokio_rustls::server::TlsStream;
 
+use super::connection::ClientStream;
 use super::{Context, Limits};
 use crate::body::{Body, pump};
 use crate::runtime::lifecycle::Phase;
@@ -38,10 +37,10 @@ const RESET_STREAMS_MAX: usize = 50;
 const TICK: Duration = Duration::from_secs(5);
 
 type Stream = (Request<RecvStream>, SendResponse<Bytes>);
-type ServerConnection = Connection<TlsStream<TcpStream>, Bytes>;
+type ServerConnection = Connection<ClientStream, Bytes>;
 
 /// Serves streams until the client, a limit or the ending ends it.
-pub(super) async fn serve<H, R>(stream: TlsStream<TcpStream>, handler: H, context: &Context)
+pub(super) async fn serve<H, R>(stream: ClientStream, handler: H, context: &Context)
 where
     H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Response<Body>> + Send + 'static,

@@ -6,6 +6,7 @@
 mod connection;
 mod http1;
 mod http2;
+mod listener;
 
 use std::future::Future;
 use std::io;
@@ -16,10 +17,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use http::{Request, Response};
+use prometheus::IntCounter;
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::body::Body;
@@ -27,6 +28,7 @@ use crate::runtime::lifecycle::{Drain, OpenGuard, Phase};
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks;
 use crate::runtime::telemetry::Metrics;
+use listener::{Accepted as Incoming, Listener, listen};
 
 /// Where to listen, and with how many threads.
 #[derive(Clone, Debug)]
@@ -80,10 +82,6 @@ impl Default for Limits {
 
 /// Sockets that wait for one data-plane thread to take them.
 const HANDOVER_QUEUE: usize = 256;
-/// Pause after the system refused to accept (no file descriptors left, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Connections that wait in the kernel to be accepted.
-const LISTEN_BACKLOG: u32 = 4096;
 
 /// The other end of a client connection.
 #[derive(Debug)]
@@ -155,6 +153,7 @@ impl Frontend {
             threads,
             limits: context.limits.clone(),
             drain: context.drain.clone(),
+            refused: context.metrics.rejected_connections.with_label_values(&["descriptors"]),
             metrics: Arc::clone(&context.metrics),
         };
         Ok(Self { listener, acceptor })
@@ -175,17 +174,14 @@ impl Frontend {
 
     /// Accepts until the ending begins, then waits for the threads to be done.
     pub async fn run(self) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.listener)?;
+        let mut listener = Listener::new(self.listener)?;
         let acceptor = self.acceptor;
         let mut drain = acceptor.drain.clone();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => acceptor.hand_over(stream, address),
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    Incoming::Connection(stream, address) => acceptor.hand_over(stream, address),
+                    Incoming::Refused => acceptor.refused.inc(),
                 },
                 () = drain.reached(Phase::Draining) => break,
             }
@@ -202,16 +198,6 @@ impl Frontend {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
-    };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)?.into_std()
-}
-
 /// Who takes the sockets that are accepted.
 #[derive(Debug)]
 struct Acceptor {
@@ -219,15 +205,16 @@ struct Acceptor {
     limits: Limits,
     drain: Drain,
     metrics: Arc<Metrics>,
+    /// Connections closed for want of a file descriptor.
+    refused: IntCounter,
 }
 
 impl Acceptor {
     /// Gives a socket to the thread that holds the fewest connections.
-    fn hand_over(&self, stream: TcpStream, address: SocketAddr) {
+    fn hand_over(&self, stream: StdStream, address: SocketAddr) {
         if self.drain.connections() >= self.limits.connections_max {
             return self.reject(address, "limit");
         }
-        let Ok(stream) = stream.into_std() else { return self.reject(address, "socket") };
         let Some(thread) =
             self.threads.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed))
         else {
@@ -276,6 +263,9 @@ where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     let factory = Arc::new(factory);
+    let turns = context.limits.handshakes_max.clamp(1, Semaphore::MAX_PERMITS);
+    let handshakes = Arc::new(Semaphore::new(turns));
+    let context = Arc::new(context);
     let open = TaskTracker::new();
     let mut drain = context.drain.clone();
     loop {
@@ -284,7 +274,8 @@ where
             () = drain.reached(Phase::Draining) => None,
         };
         let Some(accepted) = accepted else { break };
-        let serving = connection::serve(accepted, context.clone(), Arc::clone(&factory));
+        let (context, handshakes) = (Arc::clone(&context), Arc::clone(&handshakes));
+        let serving = connection::serve(accepted, context, handshakes, Arc::clone(&factory));
         drop(tasks::spawn("connection", open.track_future(serving)));
     }
     open.close();

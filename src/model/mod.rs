@@ -6,6 +6,7 @@ pub mod attributes;
 pub mod availability;
 pub mod duration;
 pub mod endpoints;
+pub mod expiry;
 pub mod fault;
 pub mod field_error;
 pub mod health;

@@ -258,7 +258,7 @@ impl Connection {
             }
         };
         let asked = Asked { info: &info, parts: &parts, upgrade, deadline };
-        let mut answer = match self.try_handle(asked, body, &mut outcome).await {
+        match self.try_handle(asked, body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
                 if let (Some(deadline), false) = (deadline, upgrade) {
@@ -271,11 +271,7 @@ impl Connection {
                 with_observer(answered, outcome)
             }
             Err(rejection) => Self::rejected(&rejection, &parts, outcome),
-        };
-        if upgrade {
-            upgrade::close_if_refused(&mut answer);
         }
-        answer
     }
 
     /// A request's whole way.
@@ -377,6 +373,9 @@ impl Connection {
         }
         if matches!(rejection, Rejection::Unauthorized(_)) || outcome.is_anonymous() {
             close_http2(parts, &mut answer);
+        }
+        if upgrade::is_asked(parts) {
+            upgrade::close(&mut answer);
         }
         with_observer(with_own_headers(answer, &outcome), outcome)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::header::{CONNECTION, CONTENT_LENGTH, LOCATION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, response};
+use http::{HeaderMap, HeaderValue, Response, Version, response};
 use hyper::upgrade::Upgraded;
 use tokio::time::timeout_at;
 
@@ -56,11 +56,9 @@ pub(super) fn check<B>(asked: Asked<'_>, route: &Route<B>, body: &Body) -> Resul
 
 /// After an answer other than the switch the connection serves no further request: what comes on it
 /// may have been meant for the other protocol.
-pub(super) fn close_if_refused(answer: &mut Response<Body>) {
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let names = answer.headers().contains_key(UPGRADE);
-        answer.headers_mut().insert(CONNECTION, if names { CLOSE_AND_UPGRADE } else { CLOSE });
-    }
+pub(super) fn close(answer: &mut Response<Body>) {
+    let names = answer.headers().contains_key(UPGRADE);
+    answer.headers_mut().insert(CONNECTION, if names { CLOSE_AND_UPGRADE } else { CLOSE });
 }
 
 impl Connection {
@@ -137,6 +135,7 @@ impl Connection {
         for protocols in named {
             response.headers_mut().append(UPGRADE, protocols);
         }
+        close(&mut response);
         response
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows about Kubernetes or HTTP; every part may import it.
 
+pub mod descriptors;
 pub mod lifecycle;
 pub mod lines;
 pub mod snapshot;

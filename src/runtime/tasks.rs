@@ -13,16 +13,15 @@ pub fn spawn<F>(name: &'static str, future: F) -> JoinHandle<()>
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    // Not an async block, which would hold the future twice: as what it captured and as what it awaits.
+    // Chained and not an async block: that would hold the future twice, as captured and as awaited.
     tokio::spawn(AssertUnwindSafe(future).catch_unwind().map(move |ended| {
-        if let Err(panic) = ended {
-            let text = panic
-                .downcast_ref::<&str>()
-                .copied()
-                .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-                .unwrap_or("no message");
-            tracing::error!(task = name, panic = text, "task panicked");
-        }
+        let Err(panic) = ended else { return };
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        tracing::error!(task = name, panic = text, "task panicked");
     }))
 }
 

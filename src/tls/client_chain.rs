@@ -8,6 +8,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::expiry::ends;
 use super::{TlsError, provider};
 
 /// The subject attribute that holds a user's uid (`AllowParsingUserUIDFromCertAuth`).
@@ -32,6 +33,8 @@ pub struct Leaf {
     pub fingerprint: String,
     /// The serial number, for the log.
     pub serial: String,
+    /// The end of its validity, in Unix seconds.
+    pub not_after: i64,
 }
 
 impl ClientAuthority {
@@ -60,13 +63,7 @@ impl ClientAuthority {
 /// The earliest end of validity in a chain that is still to come, in Unix seconds. A client may send
 /// along what nobody needs, expired ones too: those must not hide the end of the others.
 pub fn earliest_expiry(chain: &[CertificateDer<'_>], now: i64) -> i64 {
-    chain
-        .iter()
-        .filter_map(|certificate| X509Certificate::from_der(certificate).ok())
-        .map(|(_, parsed)| parsed.validity().not_after.timestamp())
-        .filter(|&expiry| expiry >= now)
-        .min()
-        .unwrap_or(i64::MAX)
+    ends(chain).into_iter().filter(|&end| end >= now).min().unwrap_or(i64::MAX)
 }
 
 /// Reads what the leaf says about its holder.
@@ -100,6 +97,7 @@ pub fn leaf(certificate: &CertificateDer<'_>) -> Result<Leaf, String> {
         uid,
         fingerprint,
         serial: parsed.raw_serial_as_string(),
+        not_after: parsed.validity().not_after.timestamp(),
     })
 }
 

@@ -7,6 +7,7 @@
 //! that wants a connection for itself; `retry` knows what is evidence.
 
 mod balance;
+pub mod ca_bundles;
 mod connection;
 mod describe;
 mod dial;
@@ -20,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
@@ -84,6 +86,8 @@ pub struct Upstream {
     pub backend: Arc<Backend>,
     /// The counters of this APIService.
     pub metrics: Arc<RouteMetrics>,
+    /// What is known of its caBundle; none when it has none.
+    pub ca_bundle: Option<Arc<CaBundle>>,
 }
 
 /// Every backend there is; owned by the control loop, so that there is one writer.
@@ -93,6 +97,7 @@ pub struct Upstreams {
     metrics: Arc<Metrics>,
     backends: HashMap<BackendSpec, Weak<Backend>>,
     routes: HashMap<Arc<str>, Weak<RouteMetrics>>,
+    ca_bundles: HashMap<Vec<u8>, Weak<CaBundle>>,
     sweep_at: usize,
 }
 
@@ -107,6 +112,7 @@ impl Upstreams {
             metrics,
             backends: HashMap::new(),
             routes: HashMap::new(),
+            ca_bundles: HashMap::new(),
             sweep_at: SWEEP_MIN,
         }
     }
@@ -127,13 +133,27 @@ impl Upstreams {
             self.routes.insert(Arc::clone(api_service), Arc::downgrade(&made));
             made
         });
+        let ca_bundle = self.ca_bundle(&spec.ca_bundle);
         let known = self.backends.get(&spec).and_then(Weak::upgrade);
         let backend = known.unwrap_or_else(|| {
             let made = Arc::new(Backend::new(spec.clone(), self.config.clone(), &self.metrics));
             self.backends.insert(spec, Arc::downgrade(&made));
             made
         });
-        Upstream { backend, metrics }
+        Upstream { backend, metrics, ca_bundle }
+    }
+
+    /// Each distinct caBundle is parsed once, however many APIServices have it.
+    fn ca_bundle(&mut self, pem: &[u8]) -> Option<Arc<CaBundle>> {
+        if pem.is_empty() {
+            return None;
+        }
+        let known = self.ca_bundles.get(pem).and_then(Weak::upgrade);
+        Some(known.unwrap_or_else(|| {
+            let made = Arc::new(CaBundle::new(pem));
+            self.ca_bundles.insert(pem.to_vec(), Arc::downgrade(&made));
+            made
+        }))
     }
 
     fn sweep(&mut self) {
@@ -142,6 +162,7 @@ impl Upstreams {
         }
         self.backends.retain(|_, backend| backend.strong_count() > 0);
         self.routes.retain(|_, route| route.strong_count() > 0);
+        self.ca_bundles.retain(|_, bundle| bundle.strong_count() > 0);
         self.sweep_at = SWEEP_MIN.max(2 * self.backends.len().max(self.routes.len()));
     }
 }
@@ -171,5 +192,8 @@ mod tests {
         let other = upstreams.upstream(&"v3.g".into(), "g", "v3", spec(b"b"));
         assert!(Arc::ptr_eq(&one.backend, &two.backend));
         assert!(!Arc::ptr_eq(&one.backend, &other.backend));
+        let bundle = |upstream: &Upstream| upstream.ca_bundle.clone().unwrap();
+        assert!(Arc::ptr_eq(&bundle(&one), &bundle(&two)));
+        assert!(!Arc::ptr_eq(&bundle(&one), &bundle(&other)));
     }
 }

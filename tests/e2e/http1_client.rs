@@ -74,14 +74,7 @@ impl Http1 {
     /// The status line and headers of the next answer; informational ones are passed over.
     pub(crate) async fn head(&mut self, to_head: bool) -> Result<(u16, HeaderMap), String> {
         loop {
-            let line = self.line().await?;
-            let status: u16 = line
-                .strip_prefix("HTTP/1.1 ")
-                .or_else(|| line.strip_prefix("HTTP/1.0 "))
-                .and_then(|rest| rest.get(..3))
-                .and_then(|code| code.parse().ok())
-                .ok_or_else(|| format!("not a status line: {line:?}"))?;
-            let headers = self.fields().await?;
+            let (status, headers) = self.any_head().await?;
             if status < 200 {
                 continue;
             }
@@ -95,6 +88,18 @@ impl Http1 {
             };
             return Ok((status, headers));
         }
+    }
+
+    /// The next status line and headers, of an informational answer too.
+    pub(crate) async fn any_head(&mut self) -> Result<(u16, HeaderMap), String> {
+        let line = self.line().await?;
+        let status: u16 = line
+            .strip_prefix("HTTP/1.1 ")
+            .or_else(|| line.strip_prefix("HTTP/1.0 "))
+            .and_then(|rest| rest.get(..3))
+            .and_then(|code| code.parse().ok())
+            .ok_or_else(|| format!("not a status line: {line:?}"))?;
+        Ok((status, self.fields().await?))
     }
 
     pub(crate) async fn next_chunk(&mut self) -> Option<Result<Bytes, String>> {
@@ -126,6 +131,14 @@ impl Http1 {
 
     pub(crate) fn take_trailers(&mut self) -> HeaderMap {
         std::mem::take(&mut self.trailers)
+    }
+
+    /// So many bytes as they came.
+    pub(crate) async fn bytes(&mut self, count: usize) -> Result<Bytes, String> {
+        while self.read.len() < count {
+            self.fill().await?;
+        }
+        Ok(self.read.split_to(count).freeze())
     }
 
     /// One byte as it came.

@@ -97,6 +97,11 @@ impl Setup {
         self
     }
 
+    /// The flags as they stand, for a program in a process of its own.
+    pub(crate) fn flags(&self) -> &[String] {
+        self.arguments.get(1..).unwrap_or_default()
+    }
+
     /// A flag whose value is one of the rig's files.
     pub(crate) fn file_flag(self, flag: &str, name: &str) -> Self {
         let value = self.directory.path().join(name).display().to_string();
@@ -185,6 +190,14 @@ impl Rig {
         series
             .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
             .reduce(|a, b| a + b)
+    }
+
+    /// Waits until a metric has a series with these labels.
+    pub(crate) async fn await_some(&self, name: &str, labels: &[&str]) {
+        eventually(&format!("{name}{labels:?}"), async || {
+            self.metric(name, labels).await.is_some()
+        })
+        .await;
     }
 
     /// Waits until a metric has this value.

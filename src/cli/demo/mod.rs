@@ -37,16 +37,15 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The port on which to serve HTTPS; 0 takes a free one.
-    #[arg(long, default_value_t = 6443)]
+    #[arg(long, default_value_t = 6443, value_name = "PORT")]
     secure_port: u16,
-    /// Log level verbosity.
-    #[arg(short, long = "v", default_value_t = 0, value_name = "LEVEL")]
-    v: u8,
+    #[command(flatten)]
+    log: config::LogFlags,
 }
 
 /// Serves until a signal comes.
 pub(super) async fn run(flags: &Flags) -> anyhow::Result<()> {
-    log::init(flags.v);
+    log::init(&flags.log.config(), Vec::new());
     let mut signals = Signals::new()?;
     let data = DataDir::new(flags.data_dir.as_deref())?;
     let pki = Pki::make(data.path())?;
@@ -83,7 +82,10 @@ fn config(data: &Path, port: u16) -> anyhow::Result<config::Config> {
         file("proxy-client-key-file", "pki/front-proxy-client.key"),
         file("manifests", "manifests"),
     ])?;
-    line.flags.config().map_err(|faults| anyhow::anyhow!("{}", faults.join("; ")))
+    line.flags.config().map_err(|faults| {
+        let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", texts.join("; "))
+    })
 }
 
 /// The directory of the demo's files; a temporary one goes with it.

@@ -3,6 +3,7 @@
 //! Handles are resolved once and held: a route keeps its series by verb and code, an endpoint its
 //! own from first use on. Both take their series out of the registry when they go.
 
+mod certificates;
 mod endpoint;
 mod process;
 mod route;
@@ -12,6 +13,7 @@ use prometheus::{
     Registry,
 };
 
+pub use certificates::CertificateMetrics;
 pub use endpoint::EndpointMetrics;
 pub use route::{Phases, RouteMetrics, TunnelMetrics};
 
@@ -36,8 +38,10 @@ pub struct Metrics {
     pub handshake_errors: IntCounter,
     /// `portico_rejected_connections_total{reason}`.
     pub rejected_connections: IntCounterVec,
-    /// `authentication_attempts{result}`.
+    /// `portico_authentication_attempts_total{result}`; upstream's lacks the ending that counters have.
     pub authentication: IntCounterVec,
+    /// When certificates end.
+    pub certificates: CertificateMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
     build_info: IntGaugeVec,
@@ -80,10 +84,11 @@ impl Metrics {
                 &["reason"],
             )?,
             authentication: counter(
-                "authentication_attempts",
+                "portico_authentication_attempts_total",
                 "Counter of authenticated attempts, by result.",
                 &["result"],
             )?,
+            certificates: CertificateMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
@@ -115,6 +120,7 @@ impl Metrics {
             Box::new(self.build_info.clone()),
             Box::new(Process::new()?),
         ];
+        collectors.extend(self.certificates.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
         collectors.into_iter().try_for_each(|collector| self.registry.register(collector))

@@ -292,6 +292,16 @@ impl RouteMetrics {
         self.metrics.routes.long_running.with_label_values(&self.labels(verb))
     }
 
+    /// Says when the caBundle expires, in Unix seconds; none takes the series away.
+    pub fn ca_bundle_expires(&self, end: Option<i64>) {
+        let Some(name) = self.api_service.as_deref() else { return };
+        let series = &self.metrics.certificates.ca_bundles;
+        match end {
+            Some(end) => series.with_label_values(&[name]).set(end),
+            None => forget(series.remove_label_values(&[name])),
+        }
+    }
+
     /// Counts one request; the duration is left out for long-running ones.
     pub fn record(&self, verb: &'static str, code: u16, seconds: Option<f64>) {
         let known = self.series.load();
@@ -424,6 +434,7 @@ impl RouteMetrics {
 impl Drop for RouteMetrics {
     fn drop(&mut self) {
         let Some(name) = self.api_service.as_deref() else { return };
+        self.ca_bundle_expires(None);
         let routes = &self.metrics.routes;
         for Series { verb, code, .. } in &**self.series.load() {
             let code = code.to_string();

@@ -1,0 +1,225 @@
+//! `portico run`'s flags: the one definition of every setting, read from the file too.
+//!
+//! Names, meanings and defaults are kube-apiserver's where it has the flag; a flag of portico's own
+//! says so by not being there. What a single value may be is its value parser's to say.
+
+#![expect(clippy::doc_markdown, reason = "help texts are read in a terminal, without backticks")]
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{ArgAction, Args, ValueHint};
+use rustls::SupportedCipherSuite;
+
+use super::values::{self, PartLevel};
+use super::{LogConfig, LogFormat};
+use crate::auth::AuthorizationMode;
+use crate::proxy::AccessLogFormat;
+use crate::tls::server::{MinVersion, SniPair, cipher_suite};
+
+/// The groups of `--help`, named and ordered as kube-apiserver's.
+const GENERIC: &str = "Generic flags";
+const SECURE_SERVING: &str = "Secure serving flags";
+const AUTHENTICATION: &str = "Authentication flags";
+const AUTHORIZATION: &str = "Authorization flags";
+const AGGREGATION: &str = "Aggregation flags";
+const TRACES: &str = "Traces flags";
+const LOGS: &str = "Logs flags";
+
+/// `portico run`'s flags: the file, and the settings.
+#[derive(Args, Clone, Debug)]
+pub struct RunFlags {
+    /// YAML file with settings: the names of the flags below as keys, without dashes in front, and
+    /// lists as YAML lists. Flags win over it. Relative paths in it are relative to its directory.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = GENERIC)]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Flags,
+}
+
+/// The settings, each of which may be in the file as well.
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// How long a request may take that is not long-running, such as 60s or 1m30s. It is ended with
+    /// a 504 after that.
+    #[arg(long, default_value = "1m0s", value_parser = values::timeout, allow_negative_numbers = true, value_name = "DURATION", help_heading = GENERIC)]
+    pub request_timeout: Duration,
+    /// The least number of seconds that a watch stays open when its client does not say how long.
+    /// Each gets a random time between this and twice as much, to spread the load.
+    #[arg(long, default_value = "1800", value_parser = values::seconds, allow_negative_numbers = true, value_name = "SECONDS", help_heading = GENERIC)]
+    pub min_request_timeout: Duration,
+    /// How many requests that only read may be under way at a time; further ones are answered 429.
+    /// Long-running ones do not count. 0 for no limit.
+    #[arg(long, default_value = "400", value_parser = values::number::<usize>, allow_negative_numbers = true, value_name = "REQUESTS", help_heading = GENERIC)]
+    pub max_requests_inflight: usize,
+    /// How many requests that change something may be under way at a time; further ones are answered
+    /// 429. Long-running ones do not count. 0 for no limit.
+    #[arg(long, default_value = "200", value_parser = values::number::<usize>, allow_negative_numbers = true, value_name = "REQUESTS", help_heading = GENERIC)]
+    pub max_mutating_requests_inflight: usize,
+    /// The chance that an HTTP/2 client is sent a GOAWAY after a request, so that it connects anew,
+    /// perhaps to another server behind the load balancer. From 0 (off) to 0.02; with a single
+    /// server leave it off.
+    #[arg(long, default_value = "0", value_parser = values::goaway_chance, allow_negative_numbers = true, value_name = "FRACTION", help_heading = GENERIC)]
+    pub goaway_chance: f64,
+    /// How many client connections may be open at a time; one more is closed at once.
+    #[arg(long, default_value = "16384", value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "CONNECTIONS", help_heading = GENERIC)]
+    pub max_connections: usize,
+    /// How many TLS handshakes with clients may be under way at a time on one data-plane thread;
+    /// further connections wait.
+    #[arg(long, default_value = "256", value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "HANDSHAKES", help_heading = GENERIC)]
+    pub max_handshakes: usize,
+    /// Threads that serve clients; the number of cores when not given.
+    #[arg(long, value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "THREADS", help_heading = GENERIC)]
+    pub data_plane_threads: Option<usize>,
+
+    /// The IP address on which to listen for the --secure-port port; :: for all of IPv6 and IPv4.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP", help_heading = SECURE_SERVING)]
+    pub bind_address: IpAddr,
+    /// The port on which to serve HTTPS; 0 takes a free one and says which.
+    #[arg(long, default_value = "6443", value_parser = values::number::<u16>, allow_negative_numbers = true, value_name = "PORT", help_heading = SECURE_SERVING)]
+    pub secure_port: u16,
+    /// The directory where the TLS certs are located, and where a missing one is made. Not looked at
+    /// when --tls-cert-file and --tls-private-key-file are given.
+    #[arg(long, default_value = "apiserver.local.config/certificates", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = SECURE_SERVING)]
+    pub cert_dir: PathBuf,
+    /// File with the x509 certificate for HTTPS, intermediates after it.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
+    pub tls_cert_file: Option<PathBuf>,
+    /// File with the x509 private key matching --tls-cert-file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// A certificate and its key for clients that ask for certain names, which may follow, also as
+    /// wildcards: foo.crt,foo.key:*.foo.com,foo.com. Without names those in the certificate count.
+    /// Given several times for several pairs; earlier ones win.
+    #[arg(long, action = ArgAction::Append, value_name = "CERT,KEY[:NAMES]", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
+    pub tls_sni_cert_key: Vec<SniPair>,
+    /// The oldest version of TLS that clients may speak: VersionTLS12 or VersionTLS13.
+    #[arg(long, default_value = "VersionTLS12", value_name = "VERSION", help_heading = SECURE_SERVING)]
+    pub tls_min_version: MinVersion,
+    /// Cipher suites that clients may use, under Go's names; all there are when not given. Without
+    /// effect on TLS 1.3, whose suites are always on.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_parser = suite, value_name = "SUITES", help_heading = SECURE_SERVING)]
+    pub tls_cipher_suites: Vec<Option<SupportedCipherSuite>>,
+    /// How many requests a client may have open on one HTTP/2 connection; 0 for portico's own
+    /// number, which is 100.
+    #[arg(long, default_value = "0", value_parser = values::number::<u32>, allow_negative_numbers = true, value_name = "STREAMS", help_heading = SECURE_SERVING)]
+    pub http2_max_streams_per_connection: u32,
+
+    /// Whether callers without credentials are the anonymous user. Unset, they reach the
+    /// always-allow paths only; false refuses them everywhere.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = values::boolean, value_name = "BOOL", help_heading = AUTHENTICATION)]
+    pub anonymous_auth: Option<bool>,
+    /// Requests with a client certificate signed by one of these authorities are authenticated with
+    /// its common name.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
+    pub client_ca_file: Option<PathBuf>,
+    /// Authorities of front proxies: whom they vouch for is believed about the user name headers.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies; empty for any that the authorities vouch for.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "NAMES", help_heading = AUTHENTICATION)]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Request headers to inspect for usernames.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "x-remote-user", value_name = "HEADERS", help_heading = AUTHENTICATION)]
+    pub requestheader_username_headers: Vec<String>,
+    /// Request headers to inspect for groups.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "x-remote-group", value_name = "HEADERS", help_heading = AUTHENTICATION)]
+    pub requestheader_group_headers: Vec<String>,
+    /// Request headers to inspect for the uid.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "HEADERS", help_heading = AUTHENTICATION)]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Request header prefixes to inspect for extra keys.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "x-remote-extra-", value_name = "PREFIXES", help_heading = AUTHENTICATION)]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// CSV file with static tokens: token,user,uid,"group1,group2".
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
+    pub token_auth_file: Option<PathBuf>,
+
+    /// How requests are authorized; the default is the one there is.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "AlwaysAllow", value_parser = authorization_mode, value_name = "MODES", help_heading = AUTHORIZATION)]
+    pub authorization_mode: Vec<AuthorizationMode>,
+    /// Paths that are allowed without asking the authorizer; a trailing * makes a prefix.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_values = ["/healthz", "/readyz", "/livez"], value_name = "PATHS", help_heading = AUTHORIZATION)]
+    pub authorization_always_allow_paths: Vec<String>,
+
+    /// Client certificate that proves portico's identity to extension API servers.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AGGREGATION)]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Private key matching --proxy-client-cert-file.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AGGREGATION)]
+    pub proxy_client_key_file: Option<PathBuf>,
+    /// Whether requests go to endpoint addresses rather than cluster IPs.
+    #[arg(long, num_args = 0..=1, default_value = "true", default_missing_value = "true", require_equals = true, action = ArgAction::Set, value_parser = values::boolean, value_name = "BOOL", help_heading = AGGREGATION)]
+    pub enable_aggregator_routing: bool,
+    /// Directory of APIService, Service, EndpointSlice and Endpoints objects as YAML or JSON files,
+    /// followed as they change.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
+    pub manifests: Option<PathBuf>,
+
+    /// File with an apiserver.config.k8s.io TracingConfiguration: where spans are sent by OTLP, and
+    /// of how many requests. Needs a build with the feature otlp.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TRACES)]
+    pub tracing_config_file: Option<PathBuf>,
+
+    /// The log on standard error.
+    #[command(flatten)]
+    pub log: LogFlags,
+    /// Where one line is written for each request when it ends: a file, which is appended to, or -
+    /// for standard output. None is written when not given.
+    #[arg(long, value_name = "FILE|-", value_hint = ValueHint::FilePath, help_heading = LOGS)]
+    pub access_log: Option<PathBuf>,
+    /// The form of the access log's lines.
+    #[arg(long, default_value = "json", value_parser = PossibleValuesParser::new(["json", "text"]).map(|text| access_log_format(&text)), value_name = "FORMAT", help_heading = LOGS)]
+    pub access_log_format: AccessLogFormat,
+}
+
+/// The flags of the log on standard error; `portico demo` has them too.
+#[derive(Args, Clone, Debug)]
+pub struct LogFlags {
+    /// Log level verbosity: 0 to 2 say what matters, 3 what portico does, 4 to 10 every step, of the
+    /// libraries too.
+    #[arg(short, long = "v", default_value = "0", value_parser = values::level, allow_negative_numbers = true, value_name = "LEVEL", help_heading = LOGS)]
+    pub v: u8,
+    /// Log level verbosity of single parts instead of -v's, such as proxy=4,upstream=3. The parts
+    /// are portico's modules: admin, aggregate, app, auth, body, cli, config, control, demo,
+    /// frontend, model, proxy, runtime, store, tls, upstream.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_parser = values::part_level, value_name = "PART=LEVEL,...", help_heading = LOGS)]
+    pub vmodule: Vec<Option<PartLevel>>,
+    /// The form of the log on standard error.
+    #[arg(long, visible_alias = "logging-format", default_value = "text", value_parser = PossibleValuesParser::new(["text", "json"]).map(|text| log_format(&text)), value_name = "FORMAT", help_heading = LOGS)]
+    pub log_format: LogFormat,
+}
+
+impl LogFlags {
+    /// What they mean for the log's set-up.
+    pub fn config(&self) -> LogConfig {
+        LogConfig {
+            format: self.log_format,
+            verbosity: self.v,
+            parts: self.vmodule.iter().flatten().copied().collect(),
+        }
+    }
+}
+
+/// A cipher suite; nothing for the empty text, by which a flag's list is emptied.
+fn suite(text: &str) -> Result<Option<SupportedCipherSuite>, String> {
+    if text.is_empty() { Ok(None) } else { cipher_suite(text.trim()).map(Some) }
+}
+
+fn authorization_mode(text: &str) -> Result<AuthorizationMode, String> {
+    match text {
+        "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
+        _ => Err(format!("\"{text}\" is not supported; supported: AlwaysAllow")),
+    }
+}
+
+fn log_format(text: &str) -> LogFormat {
+    if text == "json" { LogFormat::Json } else { LogFormat::Text }
+}
+
+fn access_log_format(text: &str) -> AccessLogFormat {
+    if text == "text" { AccessLogFormat::Text } else { AccessLogFormat::Json }
+}

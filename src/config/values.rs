@@ -1,0 +1,217 @@
+//! How values are written: Go's booleans and durations, counts, lists of parts with their levels.
+//!
+//! Each function is a value parser of clap's: what it says is shown behind the flag's or key's name.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The greatest chance of a GOAWAY (`generic_run_options.go`): more would cost clients more than
+/// it spreads them.
+const GOAWAY_CHANCE_MAX: f64 = 0.02;
+
+/// The greatest log level.
+pub const LOG_LEVEL_MAX: u8 = 10;
+
+/// The parts whose log level can be set apart, which are portico's modules.
+pub const PARTS: [&str; 16] = [
+    "admin",
+    "aggregate",
+    "app",
+    "auth",
+    "body",
+    "cli",
+    "config",
+    "control",
+    "demo",
+    "frontend",
+    "model",
+    "proxy",
+    "runtime",
+    "store",
+    "tls",
+    "upstream",
+];
+
+/// A part's own log level (`--vmodule`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartLevel {
+    /// One of [`PARTS`].
+    pub part: &'static str,
+    /// As `-v` counts.
+    pub level: u8,
+}
+
+/// Go's `strconv.ParseBool`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+/// A duration that is longer than nothing.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("must be greater than 0".to_owned()) } else { Ok(duration) }
+}
+
+/// Go's `time.ParseDuration`, without signs: `60s`, `1m0s`, `1.5h`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("invalid duration \"{text}\", expected for instance 60s or 1m30s");
+    if text.starts_with('-') {
+        return Err("must not be negative".to_owned());
+    }
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let seconds = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().ok().ok_or_else(wrong)?;
+        let part = Duration::try_from_secs_f64(number * seconds).ok();
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = tail;
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+}
+
+/// Whole seconds.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    number::<u32>(text).map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// A whole number that is not negative.
+pub(super) fn number<N: FromStr>(text: &str) -> Result<N, String> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("expected a whole number".to_owned());
+    }
+    if text.starts_with('-') {
+        return Err("must not be negative".to_owned());
+    }
+    digits.parse().ok().ok_or_else(|| "the number is too large".to_owned())
+}
+
+/// A whole number from 1.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match number(text)? {
+        0 => Err("must be at least 1".to_owned()),
+        number => Ok(number),
+    }
+}
+
+/// A log level.
+pub(super) fn level(text: &str) -> Result<u8, String> {
+    match number(text)? {
+        level @ 0..=LOG_LEVEL_MAX => Ok(level),
+        _ => Err(format!("must be from 0 to {LOG_LEVEL_MAX}")),
+    }
+}
+
+/// The chance of a GOAWAY.
+pub(super) fn goaway_chance(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(chance) if (0.0..=GOAWAY_CHANCE_MAX).contains(&chance) => Ok(chance),
+        Ok(_) => Err(format!("must be from 0 to {GOAWAY_CHANCE_MAX}")),
+        Err(_) => Err("expected a number such as 0.001".to_owned()),
+    }
+}
+
+/// `part=level`; nothing for the empty text, by which a flag's list is emptied.
+pub(super) fn part_level(text: &str) -> Result<Option<PartLevel>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (name, number) = text
+        .split_once('=')
+        .ok_or_else(|| format!("expected part=level such as proxy=4, got \"{text}\""))?;
+    let part = *PARTS
+        .iter()
+        .find(|part| **part == name.trim())
+        .ok_or_else(|| format!("unknown part \"{name}\"; parts: {}", PARTS.join(", ")))?;
+    Ok(Some(PartLevel { part, level: level(number.trim())? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn booleans_and_durations_are_gos() {
+        assert_eq!(boolean("T"), Ok(true));
+        assert!(boolean("yes").is_err() && boolean("").is_err());
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert!(duration("60").is_err() && duration("").is_err());
+        assert!(duration("1e400h").is_err() && duration("s").is_err());
+        assert_eq!(timeout("-1s"), Err("must not be negative".to_owned()));
+        assert_eq!(timeout("0s"), Err("must be greater than 0".to_owned()));
+    }
+
+    #[track_caller]
+    fn check_number(text: &str, expected: Result<u32, &str>) {
+        assert_eq!(number::<u32>(text), expected.map_err(str::to_owned), "{text:?}");
+    }
+
+    #[test]
+    fn numbers_are_whole_and_not_negative() {
+        check_number("0", Ok(0));
+        check_number("+7", Ok(7));
+        check_number("4294967295", Ok(u32::MAX));
+        check_number("4294967296", Err("the number is too large"));
+        check_number("-1", Err("must not be negative"));
+        for text in ["", "-", "1.5", "1e3", "0x10", "many", "1 "] {
+            check_number(text, Err("expected a whole number"));
+        }
+        assert_eq!(at_least_one("0"), Err("must be at least 1".to_owned()));
+        assert_eq!(at_least_one("1"), Ok(1));
+        assert_eq!(seconds("1800"), Ok(Duration::from_secs(1800)));
+        assert!(seconds("30m").is_err());
+        assert_eq!(level("10"), Ok(10));
+        assert_eq!(level("11"), Err("must be from 0 to 10".to_owned()));
+    }
+
+    #[test]
+    fn the_goaway_chance_ends_at_one_in_fifty() {
+        assert_eq!(goaway_chance("0"), Ok(0.0));
+        assert_eq!(goaway_chance("0.02"), Ok(0.02));
+        for text in ["0.021", "-0.001", "NaN", "inf"] {
+            assert_eq!(goaway_chance(text), Err("must be from 0 to 0.02".to_owned()), "{text}");
+        }
+        assert!(goaway_chance("1%").is_err());
+    }
+
+    #[test]
+    fn levels_are_set_for_parts_that_exist() {
+        assert_eq!(part_level("proxy=4"), Ok(Some(PartLevel { part: "proxy", level: 4 })));
+        assert_eq!(part_level(""), Ok(None));
+        assert!(part_level("proxy").unwrap_err().contains("part=level"));
+        assert!(part_level("poxy=4").unwrap_err().contains("unknown part \"poxy\"; parts: admin"));
+        assert!(part_level("proxy=11").unwrap_err().contains("from 0 to 10"));
+    }
+
+    #[test]
+    fn the_parts_are_the_librarys_modules() {
+        let map = include_str!("../lib.rs");
+        let modules: Vec<&str> = map
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+            .collect();
+        assert_eq!(PARTS.as_slice(), modules);
+    }
+}
