@@ -5,6 +5,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::model::duration::{self, Signed};
+
 /// The greatest chance of a GOAWAY (`generic_run_options.go`): more would cost clients more than
 /// it spreads them.
 const GOAWAY_CHANCE_MAX: f64 = 0.02;
@@ -52,41 +54,17 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 
 /// A duration that is longer than nothing.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let duration = duration(text)?;
+    let duration = span(text)?;
     if duration.is_zero() { Err("must be greater than 0".to_owned()) } else { Ok(duration) }
 }
 
-/// Go's `time.ParseDuration`, without signs: `60s`, `1m0s`, `1.5h`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("invalid duration \"{text}\", expected for instance 60s or 1m30s");
-    if text.starts_with('-') {
-        return Err("must not be negative".to_owned());
+/// A duration as Go writes it, without a sign.
+fn span(text: &str) -> Result<Duration, String> {
+    match duration::parse(text) {
+        Ok(Signed::Positive(duration)) => Ok(duration),
+        Ok(Signed::Negative(_)) => Err("must not be negative".to_owned()),
+        Err(_) => Err(format!("invalid duration \"{text}\", expected for instance 60s or 1m30s")),
     }
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        let number: f64 = number.parse().ok().ok_or_else(wrong)?;
-        let part = Duration::try_from_secs_f64(number * seconds).ok();
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
-        rest = tail;
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 /// Whole seconds.
@@ -154,11 +132,11 @@ mod tests {
     fn booleans_and_durations_are_gos() {
         assert_eq!(boolean("T"), Ok(true));
         assert!(boolean("yes").is_err() && boolean("").is_err());
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
-        assert!(duration("60").is_err() && duration("").is_err());
-        assert!(duration("1e400h").is_err() && duration("s").is_err());
+        assert_eq!(span("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(span("1.5h"), Ok(Duration::from_secs(5400)));
+        assert!(span("60").is_err() && span("").is_err());
+        assert!(span("1e400h").is_err() && span("s").is_err());
         assert_eq!(timeout("-1s"), Err("must not be negative".to_owned()));
         assert_eq!(timeout("0s"), Err("must be greater than 0".to_owned()));
     }

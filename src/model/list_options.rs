@@ -7,7 +7,7 @@ use super::selector::Selectors;
 
 const NOT_OLDER_THAN: &str = "NotOlderThan";
 /// A watch lasts a week at most, whatever it asks for.
-const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
+pub(super) const TIMEOUT_SECONDS_MAX: u64 = 7 * 24 * 60 * 60;
 const EXACT: &str = "Exact";
 
 /// `ListOptions`, checked.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::history::{EventType, Unknown};
-use super::list_options::{ListOptions, WatchStart};
+use super::list_options::{ListOptions, TIMEOUT_SECONDS_MAX, WatchStart};
 use super::watch_events::{error, expired, frame};
 
 /// How often a watcher that understands bookmarks is told how far it has come, in seconds.
@@ -18,9 +18,12 @@ pub const BOOKMARK_PERIOD_SECONDS: u64 = 60;
 pub const TIMEOUT_MIN_SECONDS: u64 = 30 * 60;
 
 /// How long a watch lasts that does not say so itself, in seconds: `minimum` stretched by `chance`,
-/// from 0 to 1, to less than twice as long, so that watchers do not come back all at once
-/// (`handlers/get.go`).
+/// from 0 to 1, to less than twice as long, so that watchers do not come back all at once; for ever
+/// when the minimum is 0 (`handlers/get.go`).
 pub fn timeout_seconds(minimum: u64, chance: f64) -> u64 {
+    if minimum == 0 {
+        return TIMEOUT_SECONDS_MAX;
+    }
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
