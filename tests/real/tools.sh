@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # tests/real/tools.sh TOOL...   prints the path of each tool's binary, building it when it is not in the cache.
 #
-# The tools are the real programs portico is tested with, built from their published Go modules. Each has a folder of
-# its own here (TOOL/go.mod pins it, TOOL/go.sum proves it), because the requirements of Kubernetes, etcd and others
-# clash in one module. To add one: make its folder and a line in `describe`.
+# The tools are the real programs portico is tested with, built from their published Go modules, and `streams`, whose source
+# is here. Each has a folder of its own (TOOL/go.mod pins it, TOOL/go.sum proves it), because the requirements of Kubernetes,
+# etcd and others clash in one module. To add one: make its folder and a line in `describe`.
 #
 # KUBEBUILDER_ASSETS  a folder with ready-made binaries, which are preferred
-# PORTICO_CACHE       where built binaries are kept (default ~/.cache/portico); keyed by version, safe to delete
+# PORTICO_CACHE       where built binaries are kept (default ~/.cache/portico); keyed by version or sources, safe to delete
 #
 # Exit status: 0 built or found, 2 wrong usage, 3 Go is missing, else the failed build's.
 set -euo pipefail
@@ -16,16 +16,21 @@ cache=${PORTICO_CACHE:-$HOME/.cache/portico}
 
 say() { echo "tools.sh: $*" >&2; }
 
-# Sets `module` (whose version is the tool's), `package` and `ldflags` of the tool $1.
+# Sets `module` (whose version is the tool's; none where the source is here), `package`, `version` and `ldflags` of the tool $1.
 describe() {
   ldflags="-s -w"
   case $1 in
     kubectl) module=k8s.io/kubernetes package=k8s.io/kubernetes/cmd/kubectl ;;
+    streams) module='' package=. ;;
     *)
-      say "unknown tool '$1' (known: kubectl)"
+      say "unknown tool '$1' (known: kubectl, streams)"
       return 2
       ;;
   esac
+  if [[ -z $module ]]; then
+    version=$(cd "$here/$1" && sha256sum go.mod go.sum ./*.go | sha256sum | cut -c1-16)
+    return
+  fi
   # Read without `go`, so that a cached binary is found on a machine that has none.
   version=$(awk -v module="$module" '{ sub(/^require /, "") } $1 == module && $2 ~ /^v/ { print $2; exit }' "$here/$1/go.mod")
   [[ -n $version ]] || { say "$here/$1/go.mod names no version of $module"; return 2; }
