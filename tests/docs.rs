@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use portico::cli::reference;
+use portico::cli::{pages, reference};
 
 /// Compares a document with what the code says, or writes it.
 #[track_caller]
@@ -26,4 +26,14 @@ fn check(path: &str, expected: &str) {
 #[test]
 fn flags_are_documented_as_they_are() {
     check("docs/flags.md", &reference::flags_page());
+}
+
+#[test]
+fn metrics_are_documented_as_they_are() {
+    check("docs/metrics.md", &pages::metrics_page().expect("a page"));
+}
+
+#[test]
+fn failures_are_documented_as_they_are() {
+    check("docs/failures.md", &pages::failures_page().expect("a page"));
 }

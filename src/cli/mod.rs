@@ -2,6 +2,7 @@
 
 pub mod demo;
 mod log;
+pub mod pages;
 pub mod reference;
 
 use std::io::{ErrorKind, Write as _};

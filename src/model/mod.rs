@@ -17,6 +17,7 @@ pub mod negotiated;
 pub mod order;
 pub mod query;
 pub mod rejection;
+pub mod remedy;
 pub mod request_info;
 pub mod routing_table;
 pub mod selector;

@@ -85,8 +85,34 @@ impl Observe for Received {
     fn ended(&mut self, _error: Option<&BodyError>) {}
 }
 
+/// The fields of a line, in order, with what they are.
+pub const ACCESS_LOG_FIELDS: [(&str, &str); 22] = [
+    ("time", "when the request was over, in RFC 3339 with microseconds"),
+    ("verb", "as in `apiserver_request_total`: GET, LIST, WATCH, …"),
+    ("method", "HTTP's"),
+    ("uri", "path and query as they came"),
+    ("protocol", "the client's: HTTP/1.0, HTTP/1.1 or HTTP/2.0"),
+    ("user", "who was authenticated"),
+    ("impersonatedUser", "as whom the request went on"),
+    ("srcIP", "the client's address"),
+    ("userAgent", "the client's, up to 1024 bytes"),
+    ("apiService", "whose request it was"),
+    ("endpoint", "the endpoint that was tried last"),
+    ("cause", "why it was not answered by the backend, or not to its end (see failures.md)"),
+    ("auditID", "the same id that the backend and the client see"),
+    ("status", "the code; 499 when the client went away before there was one"),
+    ("latencySeconds", "from the request's headers to the end of the answer"),
+    ("queueSeconds", "waiting for a connection, less the next two"),
+    ("connectSeconds", "TCP"),
+    ("tlsSeconds", "the TLS handshake"),
+    ("firstByteSeconds", "to the head of the answer, less what is above"),
+    ("bodySeconds", "from there to the end of the answer"),
+    ("bytesReceived", "of the request's body, or of a tunnel's client"),
+    ("bytesSent", "of the answer's body, or to a tunnel's client"),
+];
+
 /// One request, as its line tells it; what is empty is left out.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Line<'a> {
     pub(super) entry: &'a Entry,
     pub(super) verb: &'a str,
@@ -283,6 +309,16 @@ mod tests {
             assert_eq!(value["latencySeconds"].as_f64(), Some(1.5));
             assert_eq!(value["firstByteSeconds"].as_f64(), Some(0.25));
             assert!(value.get("cause").is_none() && value.get("impersonatedUser").is_none());
+        });
+    }
+
+    #[test]
+    fn every_field_is_documented_in_order() {
+        line(|line| {
+            let line = Line { cause: "x", impersonated_user: "y", ..*line };
+            let mut names = Vec::new();
+            line.each(|name, _| names.push(name));
+            assert_eq!(names, ACCESS_LOG_FIELDS.map(|(name, _)| name));
         });
     }
 

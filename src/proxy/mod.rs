@@ -21,7 +21,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use rustls_pki_types::CertificateDer;
 
-pub use self::access_log::AccessLog;
+pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
 use self::admission::{Admission, Kind};
 use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;

@@ -8,6 +8,8 @@ mod endpoint;
 mod process;
 mod route;
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricType;
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -103,12 +105,13 @@ impl Metrics {
             registry,
         };
         made.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        made.register()?;
+        let collectors = made.collectors()?;
+        collectors.into_iter().try_for_each(|collector| made.registry.register(collector))?;
         Ok(made)
     }
 
-    fn register(&self) -> Result<(), prometheus::Error> {
-        let mut collectors: Vec<Box<dyn prometheus::core::Collector>> = vec![
+    fn collectors(&self) -> Result<Vec<Box<dyn Collector>>, prometheus::Error> {
+        let mut collectors: Vec<Box<dyn Collector>> = vec![
             Box::new(self.unavailable.clone()),
             Box::new(self.unavailable_total.clone()),
             Box::new(self.inflight.clone()),
@@ -123,12 +126,51 @@ impl Metrics {
         collectors.extend(self.certificates.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
-        collectors.into_iter().try_for_each(|collector| self.registry.register(collector))
+        Ok(collectors)
+    }
+
+    /// Every metric there is, also where it has no series yet.
+    pub fn families(&self) -> Result<Vec<Family>, prometheus::Error> {
+        let described = self.collectors()?.into_iter().flat_map(|collector| {
+            let collected = collector.collect();
+            let families = collector.desc().into_iter().zip(&collected);
+            let families = families.map(|(desc, family)| Family {
+                name: desc.fq_name.clone(),
+                help: desc.help.clone(),
+                kind: kind(family.get_field_type()),
+                labels: desc.variable_labels.clone(),
+            });
+            families.collect::<Vec<_>>()
+        });
+        Ok(described.collect())
     }
 
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// One metric as documents tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What it says.
+    pub help: String,
+    /// Its labels, in order of name as they were given.
+    pub labels: Vec<String>,
+}
+
+fn kind(kind: MetricType) -> &'static str {
+    match kind {
+        MetricType::COUNTER => "counter",
+        MetricType::GAUGE => "gauge",
+        MetricType::SUMMARY => "summary",
+        MetricType::UNTYPED => "untyped",
+        MetricType::HISTOGRAM => "histogram",
     }
 }
 
