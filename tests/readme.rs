@@ -1,9 +1,8 @@
-//! The README says what the program says: the tour, and the words for failures.
+//! The README says what the program says: the tour.
 
 use std::path::Path;
 
 use portico::cli::demo::tour;
-use portico::model::fault::Hop;
 
 const README: &str = include_str!("../README.md");
 
@@ -11,11 +10,4 @@ const README: &str = include_str!("../README.md");
 fn the_readme_shows_the_tour_as_the_program_prints_it() {
     let tour = tour::text("https://127.0.0.1:6443", Path::new("/tmp/portico-demo"), true);
     assert!(README.contains(&format!("```text\n{tour}```")), "the tour is now:\n{tour}");
-}
-
-#[test]
-fn the_readme_explains_every_word_for_a_failed_hop() {
-    for hop in Hop::ALL {
-        assert!(README.contains(&format!("`{}`", hop.word())), "{}", hop.word());
-    }
 }

@@ -2,10 +2,8 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::USER_AGENT;
@@ -49,7 +47,8 @@ pub(super) struct Entry {
     pub(super) uri: Uri,
     pub(super) version: Version,
     pub(super) user_agent: Option<HeaderValue>,
-    received: Arc<AtomicU64>,
+    /// Only of a request that has a body.
+    received: OnceLock<Arc<AtomicU64>>,
 }
 
 impl Entry {
@@ -59,18 +58,18 @@ impl Entry {
             uri: parts.uri.clone(),
             version: parts.version,
             user_agent: parts.headers.get(USER_AGENT).cloned(),
-            received: Arc::default(),
+            received: OnceLock::new(),
         }
     }
 
     /// Counts the bytes of the request's body.
     pub(super) fn receiver(&self) -> Box<dyn Observe> {
-        Box::new(Received(Arc::clone(&self.received)))
+        Box::new(Received(Arc::clone(self.received.get_or_init(Arc::default))))
     }
 
     /// The bytes of the request's body that have passed.
     pub(super) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.received.get().map_or(0, |received| received.load(Ordering::Relaxed))
     }
 }
 
@@ -120,7 +119,7 @@ pub(super) struct Line<'a> {
     pub(super) impersonated_user: &'a str,
     pub(super) client: &'a [u8],
     pub(super) api_service: &'a str,
-    pub(super) endpoint: Option<SocketAddr>,
+    pub(super) endpoint: &'a str,
     pub(super) code: u16,
     pub(super) cause: &'a str,
     pub(super) latency: Duration,
@@ -130,10 +129,15 @@ pub(super) struct Line<'a> {
     pub(super) audit_id: &'a [u8],
 }
 
+/// Seconds of a phase, rounded to what is shown.
+fn span(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
 /// A field's value.
 enum Field<'a> {
     Text(&'a [u8]),
-    Seconds(f64),
+    Seconds(Duration),
     Count(u64),
 }
 
@@ -158,19 +162,17 @@ impl Line<'_> {
         let agent = entry.user_agent.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
         text("userAgent", agent.get(..USER_AGENT_MAX).unwrap_or(agent));
         text("apiService", self.api_service.as_bytes());
-        if let Some(endpoint) = self.endpoint {
-            text("endpoint", endpoint.to_string().as_bytes());
-        }
+        text("endpoint", self.endpoint.as_bytes());
         text("cause", self.cause.as_bytes());
         text("auditID", self.audit_id);
         tell("status", Field::Count(self.code.into()));
-        tell("latencySeconds", Field::Seconds(self.latency.as_secs_f64()));
+        tell("latencySeconds", Field::Seconds(self.latency));
         if let Some(phases) = self.phases {
-            tell("queueSeconds", Field::Seconds(phases.queue));
-            tell("connectSeconds", Field::Seconds(phases.connect));
-            tell("tlsSeconds", Field::Seconds(phases.tls));
-            tell("firstByteSeconds", Field::Seconds(phases.first_byte));
-            tell("bodySeconds", Field::Seconds(phases.body));
+            tell("queueSeconds", Field::Seconds(span(phases.queue)));
+            tell("connectSeconds", Field::Seconds(span(phases.connect)));
+            tell("tlsSeconds", Field::Seconds(span(phases.tls)));
+            tell("firstByteSeconds", Field::Seconds(span(phases.first_byte)));
+            tell("bodySeconds", Field::Seconds(span(phases.body)));
         }
         tell("bytesReceived", Field::Count(self.received));
         tell("bytesSent", Field::Count(self.sent));
@@ -218,15 +220,40 @@ fn is_plain(byte: u8) -> bool {
 
 /// As a JSON string; what is no UTF-8 becomes replacement characters. A `Vec` takes every byte.
 fn write_string(out: &mut Vec<u8>, text: &[u8]) {
-    serde_json::to_writer(out, &String::from_utf8_lossy(text)).ok();
+    if text.iter().all(|&byte| byte == b' ' || is_plain(byte)) {
+        out.push(b'"');
+        out.extend_from_slice(text);
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, &String::from_utf8_lossy(text)).ok();
+    }
 }
 
 fn write_number(out: &mut Vec<u8>, field: &Field<'_>) {
     match field {
-        Field::Seconds(seconds) => write!(out, "{seconds:.6}").ok(),
-        Field::Count(count) => write!(out, "{count}").ok(),
-        Field::Text(_) => None,
-    };
+        Field::Seconds(time) => {
+            write_digits(out, time.as_secs(), 1);
+            out.push(b'.');
+            write_digits(out, time.subsec_micros().into(), MICROS_DIGITS);
+        }
+        Field::Count(count) => write_digits(out, *count, 1),
+        Field::Text(_) => {}
+    }
+}
+
+/// Digits of a fraction of a second in microseconds.
+const MICROS_DIGITS: usize = 6;
+
+/// At least that many digits; the formatting machinery of the library costs several times as much.
+fn write_digits(out: &mut Vec<u8>, mut number: u64, least: usize) {
+    let begin = out.len();
+    while number > 0 || out.len() < begin + least {
+        out.push(b'0' + u8::try_from(number % 10).unwrap_or_default());
+        number /= 10;
+    }
+    if let Some(digits) = out.get_mut(begin..) {
+        digits.reverse();
+    }
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -279,7 +306,7 @@ mod tests {
             impersonated_user: "",
             client: b"10.0.0.1",
             api_service: "v1.g",
-            endpoint: Some("127.0.0.1:1".parse().unwrap()),
+            endpoint: "127.0.0.1:1",
             code: 200,
             cause: "",
             latency: Duration::from_millis(1500),

@@ -349,6 +349,15 @@ impl Outcome {
         let Some(log) = &self.connection.access_log else { return };
         let caller = self.caller.as_deref();
         let cause = self.cause.unwrap_or(if self.complete { "" } else { CAUSE_CLIENT_GONE });
+        let tried;
+        let endpoint = match (&self.lease, self.endpoint) {
+            (Some(lease), _) => lease.endpoint().metrics().address(),
+            (None, Some(address)) => {
+                tried = address.to_string();
+                &tried
+            }
+            (None, None) => "",
+        };
         log.write(&Line {
             entry,
             verb: self.verb,
@@ -356,7 +365,7 @@ impl Outcome {
             impersonated_user: caller.and_then(Caller::impersonated_name).unwrap_or_default(),
             client: self.connection.client.as_bytes(),
             api_service: self.route.api_service(),
-            endpoint: self.endpoint,
+            endpoint,
             code,
             cause,
             latency,
