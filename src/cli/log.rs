@@ -1,25 +1,20 @@
 //! The log's set-up: text or JSON on standard error.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What is told of spans and events beside the log; it brings a filter of its own, since the log's
-/// levels do not hold for it.
-pub(super) type OtherLayer = Box<dyn Layer<Registry> + Send + Sync>;
-
-/// Starts logging, and whatever `others` do with spans and events.
-pub(super) fn init(config: &LogConfig, others: Vec<OtherLayer>) {
+/// Starts logging.
+pub(super) fn init(config: &LogConfig) {
     let ansi = io::stderr().is_terminal();
-    let mut layers = vec![lines(config, io::stderr, ansi)];
-    layers.extend(others);
-    let subscriber = Registry::default().with(layers);
+    let subscriber = Registry::default().with(lines(config, io::stderr, ansi));
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("log was set up before");
     }
@@ -31,7 +26,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> fmt::MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::new(directives(config));
+    let filter = levels(config);
     let layer = fmt::layer().with_writer(writer);
     match config.format {
         LogFormat::Text => layer.with_ansi(ansi).with_filter(filter).boxed(),
@@ -40,19 +35,15 @@ where
 }
 
 /// klog's verbosity in `tracing`'s words: up to 2 what matters, from 4 on every step.
-fn directives(config: &LogConfig) -> String {
-    let mut directives = match config.verbosity {
-        0..=2 => "info",
-        3 => "info,portico=debug",
-        _ => "debug",
-    }
-    .to_owned();
+fn levels(config: &LogConfig) -> Targets {
+    let level = |verbosity| if verbosity <= 2 { LevelFilter::INFO } else { LevelFilter::DEBUG };
+    let libraries = if config.verbosity <= 3 { LevelFilter::INFO } else { LevelFilter::DEBUG };
+    let mut targets =
+        Targets::new().with_default(libraries).with_target("portico", level(config.verbosity));
     for part in &config.parts {
-        let level = if part.level <= 2 { "info" } else { "debug" };
-        // Writing to a string cannot fail.
-        write!(directives, ",portico::{}={level}", part.part).ok();
+        targets = targets.with_target(format!("portico::{}", part.part), level(part.level));
     }
-    directives
+    targets
 }
 
 #[cfg(test)]
@@ -83,7 +74,7 @@ mod tests {
         let written = Written::default();
         let writer = written.clone();
         let layer = lines(config, move || writer.clone(), false);
-        let subscriber = Registry::default().with(vec![layer]);
+        let subscriber = Registry::default().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "portico::proxy", port = 1, "proxy info");
             tracing::debug!(target: "portico::proxy", "proxy debug");

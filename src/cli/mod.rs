@@ -102,7 +102,7 @@ async fn run(flags: &RunFlags, line: &ArgMatches) -> anyhow::Result<()> {
     let line = line.subcommand_matches("run").context("no flags of portico run")?;
     let Settings { config, effective } = Settings::load(line, flags.config.as_deref())
         .map_err(|faults| anyhow::anyhow!("{}", faults.join("\nError: ")))?;
-    log::init(&config.log, Vec::new());
+    log::init(&config.log);
     for Effective { name, value, origin } in effective {
         if origin == Origin::Default {
             tracing::debug!(name, value, from = %origin, "setting");

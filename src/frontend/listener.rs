@@ -31,7 +31,8 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
-/// Accepts connections for ever. They are handed to other threads, so no runtime learns of them here.
+/// Accepts connections for ever. They may be handed to other threads, so no runtime learns of them
+/// here.
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: AsyncFd<TcpListener>,

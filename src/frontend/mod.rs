@@ -1,7 +1,8 @@
 //! Where clients come in: one listener, and data-plane threads that own the connections they get.
 //!
-//! Each accepted socket goes to the thread that holds the fewest connections. A thread is a runtime
-//! of its own: nothing on the way of a request crosses threads. Limits are named here.
+//! All threads accept from it; each socket goes to the thread that holds the fewest connections. A
+//! thread is a runtime of its own: nothing on the way of a request crosses threads. Limits are named
+//! here.
 
 mod connection;
 mod http1;
@@ -80,6 +81,8 @@ impl Default for Limits {
     }
 }
 
+/// Connections that a thread accepts before it looks after those that it has.
+const ACCEPTS_IN_A_ROW: usize = 8;
 /// Sockets that wait for one data-plane thread to take them.
 const HANDOVER_QUEUE: usize = 256;
 
@@ -105,18 +108,13 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
 }
 
-/// The listener and its threads.
+/// The listener and the threads that accept from it.
 #[derive(Debug)]
 pub struct Frontend {
     listener: StdListener,
-    acceptor: Acceptor,
-}
-
-#[derive(Debug)]
-struct Thread {
-    sockets: mpsc::Sender<Accepted>,
-    connections: Arc<AtomicUsize>,
-    handle: JoinHandle<()>,
+    shares: Arc<Shares>,
+    threads: Vec<JoinHandle<()>>,
+    drain: Drain,
 }
 
 struct Accepted {
@@ -146,17 +144,22 @@ impl Frontend {
         R: Future<Output = Response<Body>> + Send + 'static,
     {
         let listener = listen(config.bind)?;
-        let threads = (0..config.threads.max(1))
-            .map(|index| Thread::start(index, context.clone(), start.clone()))
+        let (shares, queues) = Shares::new(config.threads.max(1), context);
+        let threads = queues
+            .into_iter()
+            .enumerate()
+            .map(|(index, queue)| {
+                let (listener, shares) = (listener.try_clone()?, Arc::clone(&shares));
+                let (context, start) = (context.clone(), start.clone());
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let name = shares.threads.get(index).map(|thread| thread.name.clone());
+                std::thread::Builder::new().name(name.unwrap_or_default()).spawn(move || {
+                    let thread = DataPlane { index, listener, queue, shares, context };
+                    runtime.block_on(async move { thread.run(start()).await });
+                })
+            })
             .collect::<io::Result<_>>()?;
-        let acceptor = Acceptor {
-            threads,
-            limits: context.limits.clone(),
-            drain: context.drain.clone(),
-            refused: context.metrics.rejected_connections.with_label_values(&["descriptors"]),
-            metrics: Arc::clone(&context.metrics),
-        };
-        Ok(Self { listener, acceptor })
+        Ok(Self { listener, shares, threads, drain: context.drain.clone() })
     }
 
     /// Where it listens.
@@ -167,29 +170,17 @@ impl Frontend {
     /// The connections that each data-plane thread holds, by the thread's name; counted on as they
     /// come and go.
     pub fn connections_by_thread(&self) -> Vec<(String, Arc<AtomicUsize>)> {
-        let name = |thread: &Thread| thread.handle.thread().name().unwrap_or_default().to_owned();
-        let threads = self.acceptor.threads.iter();
-        threads.map(|thread| (name(thread), Arc::clone(&thread.connections))).collect()
+        let threads = self.shares.threads.iter();
+        threads.map(|thread| (thread.name.clone(), Arc::clone(&thread.connections))).collect()
     }
 
-    /// Accepts until the ending begins, then waits for the threads to be done.
+    /// Keeps the listener until the ending begins, then waits for the threads to be done.
     pub async fn run(self) -> io::Result<()> {
-        let mut listener = Listener::new(self.listener)?;
-        let acceptor = self.acceptor;
-        let mut drain = acceptor.drain.clone();
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Incoming::Connection(stream, address) => acceptor.hand_over(stream, address),
-                    Incoming::Refused => acceptor.refused.inc(),
-                },
-                () = drain.reached(Phase::Draining) => break,
-            }
-        }
+        let Self { listener, threads, mut drain, .. } = self;
+        drain.reached(Phase::Draining).await;
         drop(listener);
-        let handles: Vec<_> = acceptor.threads.into_iter().map(|thread| thread.handle).collect();
         let joined = tokio::task::spawn_blocking(move || {
-            handles.into_iter().filter_map(|handle| handle.join().err()).count()
+            threads.into_iter().filter_map(|handle| handle.join().err()).count()
         });
         match joined.await {
             Ok(0) => Ok(()),
@@ -198,34 +189,64 @@ impl Frontend {
     }
 }
 
-/// Who takes the sockets that are accepted.
+/// Which thread serves which connections; shared by all of them.
 #[derive(Debug)]
-struct Acceptor {
-    threads: Vec<Thread>,
-    limits: Limits,
+struct Shares {
+    threads: Vec<Share>,
+    connections_max: usize,
     drain: Drain,
     metrics: Arc<Metrics>,
     /// Connections closed for want of a file descriptor.
     refused: IntCounter,
 }
 
-impl Acceptor {
-    /// Gives a socket to the thread that holds the fewest connections.
-    fn hand_over(&self, stream: StdStream, address: SocketAddr) {
-        if self.drain.connections() >= self.limits.connections_max {
-            return self.reject(address, "limit");
-        }
-        let Some(thread) =
-            self.threads.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed))
-        else {
-            return;
+/// One thread's part of the connections.
+#[derive(Debug)]
+struct Share {
+    name: String,
+    connections: Arc<AtomicUsize>,
+    sockets: mpsc::Sender<Accepted>,
+}
+
+impl Shares {
+    /// The shares of so many threads, with the queue that each takes sockets from.
+    fn new(threads: usize, context: &Context) -> (Arc<Self>, Vec<mpsc::Receiver<Accepted>>) {
+        let share = |index| {
+            let (sockets, queue) = mpsc::channel(HANDOVER_QUEUE);
+            let name = format!("data-plane-{index}");
+            (Share { name, connections: Arc::default(), sockets }, queue)
         };
+        let (threads, queues) = (0..threads).map(share).unzip();
+        let shares = Self {
+            threads,
+            connections_max: context.limits.connections_max,
+            drain: context.drain.clone(),
+            refused: context.metrics.rejected_connections.with_label_values(&["descriptors"]),
+            metrics: Arc::clone(&context.metrics),
+        };
+        (Arc::new(shares), queues)
+    }
+
+    /// Gives a socket to the thread that holds the fewest connections: back to the one that
+    /// accepted it, `own`, unless another has fewer.
+    fn assign(&self, own: usize, stream: StdStream, address: SocketAddr) -> Option<Accepted> {
+        if self.drain.connections() >= self.connections_max {
+            self.reject(address, "limit");
+            return None;
+        }
+        let held = |thread: &Share| thread.connections.load(Ordering::Relaxed);
+        let fewest = |(index, thread): &(usize, &Share)| (held(thread), *index != own);
+        let (index, thread) = self.threads.iter().enumerate().min_by_key(fewest)?;
         thread.connections.fetch_add(1, Ordering::Relaxed);
         let held = Held(Arc::clone(&thread.connections));
         let accepted = Accepted { stream, address, _open: self.drain.connection(), _held: held };
+        if index == own {
+            return Some(accepted);
+        }
         if thread.sockets.try_send(accepted).is_err() {
             self.reject(address, "queue");
         }
+        None
     }
 
     fn reject(&self, client: SocketAddr, reason: &str) {
@@ -234,53 +255,63 @@ impl Acceptor {
     }
 }
 
-impl Thread {
-    fn start<S, F, H, R>(index: usize, context: Context, start: S) -> io::Result<Self>
+/// What one data-plane thread runs on.
+struct DataPlane {
+    index: usize,
+    listener: StdListener,
+    queue: mpsc::Receiver<Accepted>,
+    shares: Arc<Shares>,
+    context: Context,
+}
+
+impl DataPlane {
+    /// Accepts and serves until the ending begins, then waits for what is open: to be over, or to be
+    /// cut. Threads accept for themselves, since waking another one for each connection costs as much
+    /// as a good part of a resumed handshake.
+    async fn run<F, H, R>(self, factory: F)
     where
-        S: Fn() -> F + Send + 'static,
         F: Fn(Peer) -> H + Send + Sync + 'static,
         H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
         R: Future<Output = Response<Body>> + Send + 'static,
     {
-        let (sender, receiver) = mpsc::channel(HANDOVER_QUEUE);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let handle =
-            std::thread::Builder::new().name(format!("data-plane-{index}")).spawn(move || {
-                runtime.block_on(async move {
-                    take_sockets(receiver, context, start()).await;
-                });
-            })?;
-        Ok(Self { sockets: sender, connections: Arc::new(AtomicUsize::new(0)), handle })
-    }
-}
-
-/// Serves the sockets that come until the ending begins, then waits for what is open: to be over, or
-/// to be cut.
-async fn take_sockets<F, H, R>(mut sockets: mpsc::Receiver<Accepted>, context: Context, factory: F)
-where
-    F: Fn(Peer) -> H + Send + Sync + 'static,
-    H: Fn(Request<Body>) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = Response<Body>> + Send + 'static,
-{
-    let factory = Arc::new(factory);
-    let turns = context.limits.handshakes_max.clamp(1, Semaphore::MAX_PERMITS);
-    let handshakes = Arc::new(Semaphore::new(turns));
-    let context = Arc::new(context);
-    let open = TaskTracker::new();
-    let mut drain = context.drain.clone();
-    loop {
-        let accepted = tokio::select! {
-            accepted = sockets.recv() => accepted,
-            () = drain.reached(Phase::Draining) => None,
+        let Self { index, listener, mut queue, shares, context } = self;
+        let mut listener = match Listener::new(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "cannot listen on a data-plane thread"),
         };
-        let Some(accepted) = accepted else { break };
-        let (context, handshakes) = (Arc::clone(&context), Arc::clone(&handshakes));
-        let serving = connection::serve(accepted, context, handshakes, Arc::clone(&factory));
-        drop(tasks::spawn("connection", open.track_future(serving)));
-    }
-    open.close();
-    tokio::select! {
-        () = open.wait() => {}
-        () = drain.reached(Phase::Ended) => {}
+        let factory = Arc::new(factory);
+        let turns = context.limits.handshakes_max.clamp(1, Semaphore::MAX_PERMITS);
+        let handshakes = Arc::new(Semaphore::new(turns));
+        let context = Arc::new(context);
+        let open = TaskTracker::new();
+        let mut drain = context.drain.clone();
+        let mut in_a_row = 0;
+        loop {
+            let accepted = tokio::select! {
+                () = drain.reached(Phase::Draining) => break,
+                handed = queue.recv() => handed,
+                accepted = listener.accept() => match accepted {
+                    Incoming::Connection(stream, address) => shares.assign(index, stream, address),
+                    Incoming::Refused => {
+                        shares.refused.inc();
+                        None
+                    }
+                },
+            };
+            in_a_row += 1;
+            if in_a_row % ACCEPTS_IN_A_ROW == 0 {
+                tokio::task::yield_now().await;
+            }
+            let Some(accepted) = accepted else { continue };
+            let (context, handshakes) = (Arc::clone(&context), Arc::clone(&handshakes));
+            let serving = connection::serve(accepted, context, handshakes, Arc::clone(&factory));
+            drop(tasks::spawn("connection", open.track_future(serving)));
+        }
+        drop(listener);
+        open.close();
+        tokio::select! {
+            () = open.wait() => {}
+            () = drain.reached(Phase::Ended) => {}
+        }
     }
 }

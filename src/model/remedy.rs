@@ -42,6 +42,38 @@ pub fn of_hop(hop: Hop) -> &'static str {
         Hop::ConnectFailed => {
             "The log line has the system's words: no route, reset, or no local port left."
         }
+        Hop::HandshakeTimeout
+        | Hop::NotTls
+        | Hop::UnknownAuthority
+        | Hop::NameMismatch
+        | Hop::CertificateExpired
+        | Hop::CertificateNotYetValid
+        | Hop::CertificateInvalid
+        | Hop::ClientCertificateRefused
+        | Hop::HandshakeFailed => of_handshake(hop),
+        Hop::ProtocolError => "The backend breaks HTTP; the log line says how.",
+        Hop::BackendReset => {
+            "The backend crashed, was restarted, or ended the connection: see its log."
+        }
+        Hop::Deadline => {
+            "The backend is too slow: see its own metrics, then `--request-timeout` or the client's \
+             `?timeout=`. Watches are not bounded."
+        }
+        Hop::Redirect => {
+            "Configure the backend to answer itself: a redirect could lead callers' credentials astray."
+        }
+        Hop::InvalidUpgrade(_) => {
+            "The backend does not know the protocol at this path; it should answer 101, or an error."
+        }
+        Hop::WrongUpgrade => "The backend breaks the protocol; see what stands between.",
+        Hop::Overloaded => {
+            "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
+        }
+    }
+}
+
+fn of_handshake(hop: Hop) -> &'static str {
+    match hop {
         Hop::HandshakeTimeout => {
             "The backend accepts connections and says nothing: it hangs, or is frozen."
         }
@@ -65,27 +97,7 @@ pub fn of_hop(hop: Hop) -> &'static str {
             "Put the authority of `--proxy-client-cert-file` into the backend's \
              `--requestheader-client-ca-file`."
         }
-        Hop::HandshakeFailed => {
-            "The log line has the TLS library's words; often no common version or cipher suite."
-        }
-        Hop::ProtocolError => "The backend breaks HTTP; the log line says how.",
-        Hop::BackendReset => {
-            "The backend crashed, was restarted, or ended the connection: see its log."
-        }
-        Hop::Deadline => {
-            "The backend is too slow: see its own metrics, then `--request-timeout` or the client's \
-             `?timeout=`. Watches are not bounded."
-        }
-        Hop::Redirect => {
-            "Configure the backend to answer itself: a redirect could lead callers' credentials astray."
-        }
-        Hop::InvalidUpgrade(_) => {
-            "The backend does not know the protocol at this path; it should answer 101, or an error."
-        }
-        Hop::WrongUpgrade => "The backend breaks the protocol; see what stands between.",
-        Hop::Overloaded => {
-            "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
-        }
+        _ => "The log line has the TLS library's words; often no common version or cipher suite.",
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Flags {
 
 /// Serves until a signal comes.
 pub(super) async fn run(flags: &Flags) -> anyhow::Result<()> {
-    log::init(&flags.log.config(), Vec::new());
+    log::init(&flags.log.config());
     let mut signals = Signals::new()?;
     let data = DataDir::new(flags.data_dir.as_deref())?;
     let pki = Pki::make(data.path())?;
