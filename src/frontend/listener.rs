@@ -9,13 +9,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, sleep};
 
+use super::SAY_INTERVAL;
 use crate::runtime::descriptors::{self, Spare};
 use crate::runtime::socket;
 
 /// Pause after the system refused to accept and no connection could be refused in its place.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Between two lines in the log about the same trouble.
-const SAY_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: u32 = 4096;
 

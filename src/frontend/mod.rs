@@ -12,10 +12,10 @@ mod listener;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use prometheus::IntCounter;
@@ -81,6 +81,8 @@ impl Default for Limits {
     }
 }
 
+/// Between two lines in the log about the same trouble.
+const SAY_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections that a thread accepts before it looks after those that it has.
 const ACCEPTS_IN_A_ROW: usize = 8;
 /// Sockets that wait for one data-plane thread to take them.
@@ -198,6 +200,8 @@ struct Shares {
     metrics: Arc<Metrics>,
     /// Connections closed for want of a file descriptor.
     refused: IntCounter,
+    /// When the log last told of a connection that was rejected.
+    said: Mutex<Option<Instant>>,
 }
 
 /// One thread's part of the connections.
@@ -223,6 +227,7 @@ impl Shares {
             drain: context.drain.clone(),
             refused: context.metrics.rejected_connections.with_label_values(&["descriptors"]),
             metrics: Arc::clone(&context.metrics),
+            said: Mutex::default(),
         };
         (Arc::new(shares), queues)
     }
@@ -251,7 +256,11 @@ impl Shares {
 
     fn reject(&self, client: SocketAddr, reason: &str) {
         self.metrics.rejected_connections.with_label_values(&[reason]).inc();
-        tracing::warn!(%client, reason, "connection rejected");
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|when| when.elapsed() >= SAY_INTERVAL) {
+            *said = Some(Instant::now());
+            tracing::warn!(%client, reason, "connections rejected, this one among them");
+        }
     }
 }
 
