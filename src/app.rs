@@ -55,6 +55,8 @@ pub struct Running {
     trigger: DrainTrigger,
     frontend: JoinHandle<()>,
     flush: Flush,
+    /// Holds the log until the threads are done, whose last lines are of what was cut.
+    _access_log: Option<Arc<LineLog>>,
     _tasks: Vec<AbortOnDrop>,
 }
 
@@ -106,6 +108,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     descriptors::raise_limit(config.frontend.limits.connections_max);
     let (pool_config, pools) = (upstream_config.clone(), inside.pools);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
+    let kept_log = access_log.as_ref().map(|(log, _)| Arc::clone(log));
     let frontend = Frontend::bind(&config.frontend, &context, &move || {
         // Once a thread, then once a connection, then once a request.
         let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
@@ -139,7 +142,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             tracing::error!(%error, "frontend failed");
         }
     });
-    Ok(Running { address, trigger, frontend, flush, _tasks: tasks })
+    Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
 }
 
 /// Writes out what the log holds; blocks while somebody cannot get a line out.

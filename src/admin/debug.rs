@@ -17,7 +17,7 @@ use super::certificates::describe_all;
 use crate::model::endpoints::Targets;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
-use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
+use crate::model::routing_table::{Entry, OWN_GROUP, Remote, Route, RoutingTable};
 use crate::runtime::lifecycle::{Drain, Readiness};
 use crate::runtime::snapshot::View;
 use crate::tls::expiry::Watched;
@@ -72,6 +72,21 @@ impl Selection {
             },
         };
         Ok(Self { names: query.all("apiservice").map(str::to_owned).collect(), limit })
+    }
+
+    /// Refuses names that no APIService has.
+    pub(super) fn check(&self, table: &Table) -> Result<(), Rejection> {
+        let unknown = self.names.iter().find(|name| {
+            let found = name.split_once('.').and_then(|(version, group)| {
+                let entries = &table.group(group)?.entries;
+                entries.iter().find(|entry| &*entry.version == version)
+            });
+            found.is_none()
+        });
+        match unknown {
+            Some(name) => Err(Rejection::object_not_found(OWN_GROUP, "apiservices", name)),
+            None => Ok(()),
+        }
     }
 
     /// The APIServices in order of name, and how many were left out.

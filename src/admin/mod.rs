@@ -100,6 +100,7 @@ impl Pages {
             return Err(Rejection::MethodNotAllowed);
         }
         let selection = Selection::parse(query)?;
+        selection.check(table)?;
         let (inside, table) = (self.inside.clone(), Arc::clone(table));
         let life = (self.health.readiness.clone(), self.health.drain.clone());
         let runtime = self.background.runtime();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use foldhash::fast::RandomState;
+use aws_lc_rs::digest::{Context, SHA256};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -43,7 +43,7 @@ pub struct Authenticator {
     anonymous_caller: Arc<Caller>,
     /// Verdicts on chains that were accepted, for the next connection with the same one: what a
     /// resumed session saves is not spent on verifying.
-    verdicts: Mutex<HashMap<Chain, Arc<Verdict>, RandomState>>,
+    verdicts: Mutex<HashMap<ChainDigest, Arc<Verdict>>>,
     succeeded: prometheus::IntCounter,
     failed: prometheus::IntCounter,
     client_certificate_expiration: prometheus::Histogram,
@@ -216,31 +216,32 @@ impl Authenticator {
         if let Some(verdict) = kept.as_ref().filter(|verdict| verdict.holds(&trust, seconds)) {
             return (Arc::clone(verdict), seconds);
         }
-        let verdict = self.remembered(&connection.chain, &trust, seconds).unwrap_or_else(|| {
+        let digest = digest(&connection.chain);
+        let verdict = self.remembered(&digest, &trust, seconds).unwrap_or_else(|| {
             let time = UnixTime::since_unix_epoch(now);
             let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
-            self.remember(&connection.chain, &verdict);
+            self.remember(digest, &verdict);
             verdict
         });
         *kept = Some(Arc::clone(&verdict));
         (verdict, seconds)
     }
 
-    fn remembered(&self, chain: &Chain, trust: &Trust, seconds: i64) -> Option<Arc<Verdict>> {
+    fn remembered(&self, chain: &ChainDigest, trust: &Trust, seconds: i64) -> Option<Arc<Verdict>> {
         let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         verdicts.get(chain).filter(|verdict| verdict.holds(trust, seconds)).cloned()
     }
 
-    fn remember(&self, chain: &Chain, verdict: &Arc<Verdict>) {
+    fn remember(&self, chain: ChainDigest, verdict: &Arc<Verdict>) {
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
         if !verdict.is_accepted() {
-            verdicts.remove(chain);
+            verdicts.remove(&chain);
             return;
         }
         if verdicts.len() >= VERDICTS_MAX {
             verdicts.clear();
         }
-        verdicts.insert(chain.clone(), Arc::clone(verdict));
+        verdicts.insert(chain, Arc::clone(verdict));
     }
 
     fn judge(
@@ -272,6 +273,20 @@ impl Authenticator {
         });
         Verdict { generation: trust.generation, valid_until, leaf_ends, front_proxy, client }
     }
+}
+
+/// SHA-256 over a chain's certificates and their lengths: a chain itself may be large.
+type ChainDigest = [u8; 32];
+
+fn digest(chain: &[CertificateDer<'_>]) -> ChainDigest {
+    let mut digest = Context::new(&SHA256);
+    for certificate in chain {
+        digest.update(&certificate.len().to_be_bytes());
+        digest.update(certificate);
+    }
+    let mut key = ChainDigest::default();
+    key.copy_from_slice(digest.finish().as_ref());
+    key
 }
 
 /// Exact for any time that a certificate may have left.

@@ -26,7 +26,7 @@ impl Permit {
     /// Refuses callers outside of `system:masters`, whatever the authorizer says: what is inside
     /// of portico is nobody else's business.
     pub fn masters_only(&self, info: &RequestInfo<'_>) -> Result<(), Rejection> {
-        if self.caller.user.in_group(GROUP_MASTERS) {
+        if self.caller.requestor().user.in_group(GROUP_MASTERS) {
             return Ok(());
         }
         Err(Rejection::forbidden(&self.caller.user, &Attributes::from(info), ""))

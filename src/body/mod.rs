@@ -178,6 +178,15 @@ impl Body {
         self.deadline = Deadline::At(deadline);
     }
 
+    /// When the body must be over.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.deadline {
+            Deadline::None => None,
+            Deadline::At(at) => Some(*at),
+            Deadline::Armed(sleep) => Some(sleep.deadline()),
+        }
+    }
+
     /// The body must be over by `deadline`, unless it has a deadline already.
     pub fn limit(&mut self, deadline: Instant) {
         if matches!(self.deadline, Deadline::None) {

@@ -34,10 +34,11 @@ where
     }
 }
 
-/// klog's verbosity in `tracing`'s words: up to 2 what matters, from 4 on every step.
+/// klog's verbosity in `tracing`'s words: up to 2 what matters, from 3 on every request, from 6 on the
+/// libraries' steps too.
 fn levels(config: &LogConfig) -> Targets {
     let level = |verbosity| if verbosity <= 2 { LevelFilter::INFO } else { LevelFilter::DEBUG };
-    let libraries = if config.verbosity <= 3 { LevelFilter::INFO } else { LevelFilter::DEBUG };
+    let libraries = if config.verbosity <= 5 { LevelFilter::INFO } else { LevelFilter::DEBUG };
     let mut targets =
         Targets::new().with_default(libraries).with_target("portico", level(config.verbosity));
     for part in &config.parts {
@@ -103,7 +104,8 @@ mod tests {
         check(2, &[], &quiet);
         check(3, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
         let all = ["proxy info", "proxy debug", "auth debug", "library info", "library debug"];
-        check(4, &[], &all);
+        check(4, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
+        check(6, &[], &all);
         check(10, &[], &all);
         check(0, &[("auth", 4)], &["proxy info", "auth debug", "library info"]);
         check(3, &[("proxy", 0)], &["proxy info", "auth debug", "library info"]);

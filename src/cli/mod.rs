@@ -8,10 +8,12 @@ pub mod reference;
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{self, Running, Tuning};
@@ -117,6 +119,9 @@ async fn run(flags: &RunFlags, line: &ArgMatches) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Signals that come so soon after the first one are that one.
+const SAME_SIGNAL_MAX: Duration = Duration::from_millis(100);
+
 /// The signals that end the program.
 struct Signals {
     interrupt: Signal,
@@ -142,9 +147,15 @@ impl Signals {
     async fn wait_and_stop(&mut self, running: Running) {
         self.next().await;
         tracing::info!("shutting down");
+        let second = async {
+            // Some send one signal twice, to the process and to its group.
+            tokio::time::sleep(SAME_SIGNAL_MAX).await;
+            while self.next().now_or_never().is_some() {}
+            self.next().await;
+        };
         tokio::select! {
             () = running.stop() => {}
-            () = self.next() => tracing::warn!("second signal, ending at once"),
+            () = second => tracing::warn!("second signal, ending at once"),
         }
     }
 }

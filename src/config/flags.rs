@@ -179,8 +179,8 @@ pub struct Flags {
 /// The flags of the log on standard error; `portico demo` has them too.
 #[derive(Args, Clone, Debug)]
 pub struct LogFlags {
-    /// Log level verbosity: 0 to 2 say what matters, 3 what portico does, 4 to 10 every step, of the
-    /// libraries too.
+    /// Log level verbosity: 0 to 2 say what matters, 3 to 5 each request and what portico does, 6 to
+    /// 10 the libraries' steps too
     #[arg(short, long = "v", default_value = "0", value_parser = values::level, allow_negative_numbers = true, value_name = "LEVEL", help_heading = LOGS)]
     pub v: u8,
     /// Log level verbosity of single parts instead of -v's, such as proxy=4,upstream=3. The parts

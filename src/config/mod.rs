@@ -55,7 +55,7 @@ pub struct Config {
 pub struct LogConfig {
     /// The form of its lines.
     pub format: LogFormat,
-    /// From 0 to [`LOG_LEVEL_MAX`], as klog counts: up to 2 what matters, from 4 on every step.
+    /// From 0 to [`LOG_LEVEL_MAX`], as klog counts: up to 2 what matters, from 3 on every request.
     pub verbosity: u8,
     /// What is logged more or less than the rest; the last of a part counts.
     pub parts: Vec<PartLevel>,

@@ -203,7 +203,7 @@ impl Index {
         }
         if spec_of(object).group.as_deref() == Some(OWN_GROUP) {
             tracing::warn!(
-                api_service = %name,
+                apiservice = %name,
                 "api service ignored: portico serves its group itself"
             );
             return;

@@ -36,11 +36,17 @@ const VOLUME_LINK: &str = "..data";
 /// Loads the directory into the store, says so to `loaded`, and follows the directory for ever. A
 /// directory that cannot be read is tried again.
 pub async fn run(dir: PathBuf, store: Store, loaded: oneshot::Sender<()>) {
+    let mut said = String::new();
     let manifests = loop {
         match Manifests::load(dir.clone(), store.clone()).await {
             Ok(manifests) => break manifests,
             Err(error) => {
-                tracing::error!(dir = %dir.display(), %error, "manifests cannot be read");
+                // Told once; it is looked for every second.
+                let error = error.to_string();
+                if said != error {
+                    tracing::error!(dir = %dir.display(), error, "manifests cannot be read");
+                    said = error;
+                }
                 tokio::time::sleep(SCAN_INTERVAL_UNWATCHED).await;
             }
         }

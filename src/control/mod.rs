@@ -136,7 +136,7 @@ impl Reconciler {
     fn route(&mut self, mut batch: Batch, name: &Arc<str>, decision: Decision) -> Batch {
         let Decision { outline, verdict } = decision;
         let before = self.done.remove(name);
-        let was_available = before.as_ref().is_some_and(|done| done.available);
+        let was_available = before.as_ref().map(|done| done.available);
         let available = self.count(name, &verdict.condition, was_available);
         let upstream = self.upstream(name, before.as_ref(), &outline);
         if let Some(upstream) = &upstream {
@@ -176,18 +176,24 @@ impl Reconciler {
         })
     }
 
-    fn count(&self, name: &str, condition: &Condition, was_available: bool) -> bool {
+    fn count(&self, name: &str, condition: &Condition, was_available: Option<bool>) -> bool {
         let available = condition.status == Status::True;
         let metrics = &self.control.metrics;
         let gauge = metrics.unavailable.with_label_values(&[name]);
         gauge.set(if available { 0.0 } else { 1.0 });
-        if was_available && !available {
+        if was_available == Some(true) && !available {
             metrics.unavailable_total.with_label_values(&[name, condition.reason]).inc();
+        }
+        if available {
+            if was_available == Some(false) {
+                tracing::info!(apiservice = name, "api service is available again");
+            }
+        } else if was_available != Some(false) {
             tracing::warn!(
-                api_service = name,
+                apiservice = name,
                 reason = condition.reason,
-                message = %condition.message,
-                "api service is not available any more"
+                detail = %condition.message,
+                "api service is not available"
             );
         }
         available
@@ -198,7 +204,7 @@ impl Reconciler {
         batch.table = batch.table.without(&outline.group, &outline.version);
         batch.changed = true;
         if self.control.metrics.unavailable.remove_label_values(&[name]).is_err() {
-            tracing::debug!(api_service = %name, "no gauge to remove");
+            tracing::debug!(apiservice = %name, "no gauge to remove");
         }
         batch
     }

@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -66,9 +68,47 @@ async fn handshake(
     let late = |_| io::Error::new(ErrorKind::TimedOut, "timed out");
     let stream = TcpStream::from_std(stream)?;
     timeout(limit, stream.readable()).await.map_err(late)??;
-    let _turn = turns.acquire().await.map_err(io::Error::other)?;
+    if speaks_http(&stream) {
+        refuse_http(&stream);
+        return Err(io::Error::new(ErrorKind::InvalidData, "HTTP without TLS"));
+    }
+    let turn = turns.acquire().await.map_err(io::Error::other)?;
     let acceptor = TlsAcceptor::from(context.tls.load());
-    timeout(limit, acceptor.accept(stream)).await.map_err(late)?.map(Box::new)
+    let mut shaking = pin!(timeout(limit, acceptor.accept(stream)));
+    let shaken = if let Ok(shaken) = timeout(context.limits.handshake_turn, shaking.as_mut()).await
+    {
+        shaken
+    } else {
+        // It waits for its client: others need not wait for that.
+        drop(turn);
+        shaking.await
+    };
+    shaken.map_err(late)?.map(Box::new)
+}
+
+/// Reads of 4 KiB in which what such a client has sent is taken.
+const HTTP_READS_MAX: usize = 16;
+
+/// True when a client's first bytes are those of a request (`tlsRecordHeaderLooksLikeHTTP` in Go).
+fn speaks_http(stream: &TcpStream) -> bool {
+    let mut first = [0; 5];
+    let known = [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"PATCH", b"DELET", b"OPTIO"];
+    matches!(stream.peek(&mut first).now_or_never(), Some(Ok(5))) && known.contains(&&first)
+}
+
+/// Go's answer to such a client.
+fn refuse_http(stream: &TcpStream) {
+    let answer =
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    // Unread bytes would make the connection's end a reset, and the answer be lost with it.
+    let mut scratch = [0; 4096];
+    for _ in 0..HTTP_READS_MAX {
+        match stream.try_read(&mut scratch) {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    stream.try_write(answer).ok();
 }
 
 /// Takes the connection out of the gauge when it is over.

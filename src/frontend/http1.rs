@@ -1,29 +1,36 @@
 //! HTTP/1.1 towards clients, on hyper; and the tunnel that a connection may become.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
+use http_body::{Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout;
+use tokio::io::{AsyncWriteExt as _, copy, sink};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::Context;
 use super::connection::ClientStream;
-use crate::body::{Body, Tunnel};
+use crate::body::{Body, BodyError, Tunnel};
 use crate::runtime::lifecycle::{Drain, Phase};
 
 /// Smallest read buffer that hyper takes, in bytes.
 const BUFFER_MIN: usize = 8 * 1024;
 /// Header lines of one request.
 const HEADER_LINES_MAX: usize = 256;
+/// How long what a client still sends after its connection's last answer is read.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+/// How long after its deadline a response may take to be cut in an orderly way.
+const OVERDUE_MAX: Duration = Duration::from_secs(1);
 /// How long a connection whose client asked for another protocol in vain may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -37,17 +44,20 @@ where
     let header_bytes = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX);
     let switch = Switch::default();
     let asked = Arc::clone(&switch);
+    let due = Due::default();
+    let mut overdue = Overdue { due: Arc::clone(&due), armed: None };
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         // There only when the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.map(|upgrade| (upgrade, Arc::clone(&asked)));
+        let sending = Arc::clone(&due);
         // Chained and not an async block: that would hold the future twice.
         handler(request.map(Body::http1)).map(move |mut response| {
             if let Some((upgrade, asked)) = upgrade {
                 let tunnel = response.body_mut().take_tunnel();
                 *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, tunnel));
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Sending::new(body, sending)))
         })
     });
     let connection = http1::Builder::new()
@@ -60,22 +70,95 @@ where
         .with_upgrades();
     let mut connection = pin!(connection);
     let mut drain = context.drain.clone();
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.reached(Phase::Draining) => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = drain.reached(Phase::Ended) => return,
-            }
+    let serving = async {
+        tokio::select! {
+            ended = connection.as_mut() => return Some(ended),
+            () = drain.reached(Phase::Draining) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = drain.reached(Phase::Ended) => None,
         }
     };
+    let ended = tokio::select! {
+        biased;
+        ended = serving => ended,
+        () = poll_fn(|cx| overdue.poll(cx)) => {
+            return tracing::debug!("connection cut whose client did not read its answer in time");
+        }
+    };
+    let Some(ended) = ended else { return };
     if let Err(error) = ended {
         return tracing::debug!(%error, "HTTP/1.1 connection ended with an error");
     }
     let switched = switch.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some((upgrade, tunnel)) = switched {
         take_over(upgrade, tunnel, drain).await;
+    }
+}
+
+/// When the response that is being sent must be over.
+type Due = Arc<Mutex<Option<Instant>>>;
+
+/// A response's body on its way. The library asks it for nothing while the client takes nothing, so
+/// the connection has to know of its deadline.
+struct Sending {
+    body: Body,
+    due: Due,
+}
+
+impl Sending {
+    fn new(body: Body, due: Due) -> Self {
+        *due.lock().unwrap_or_else(PoisonError::into_inner) = body.deadline();
+        Self { body, due }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Ready when a response is not over some time after its deadline.
+struct Overdue {
+    due: Due,
+    armed: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Overdue {
+    /// To be asked after the connection, in the same task: it has no waker of its own for a response
+    /// that begins.
+    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Some(due) = *self.due.lock().unwrap_or_else(PoisonError::into_inner) else {
+            return Poll::Pending;
+        };
+        let (_, sleep) = match self.armed.take().filter(|(armed, _)| *armed == due) {
+            Some(armed) => self.armed.insert(armed),
+            None => self.armed.insert((due, Box::pin(sleep_until(due + OVERDUE_MAX)))),
+        };
+        sleep.as_mut().poll(cx)
     }
 }
 
@@ -99,12 +182,17 @@ fn take_over(
     })
 }
 
-/// Ends a connection whose client asked in vain: the library gives it back open.
+/// Ends a connection whose client asked in vain: the library gives it back open. What the client still
+/// sends is read and dropped: a connection that is closed with unread bytes is reset, and the answer
+/// may be lost with it.
 async fn close(client: Upgraded) {
     let mut client = TokioIo::new(client);
     match timeout(CLOSE_MAX, client.shutdown()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "connection not closed cleanly"),
-        Err(_) => tracing::debug!("connection not closed in time"),
+        Ok(Err(error)) => return tracing::debug!(%error, "connection not closed cleanly"),
+        Err(_) => return tracing::debug!("connection not closed in time"),
+    }
+    if timeout(LINGER_MAX, copy(&mut client, &mut sink())).await.is_err() {
+        tracing::debug!("connection cut at an end that did not close");
     }
 }

@@ -49,6 +49,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// TLS handshakes under way at a time on one data-plane thread; further connections wait.
     pub handshakes_max: usize,
+    /// How long a handshake that waits for its client keeps others from their turn.
+    pub handshake_turn: Duration,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
     /// How long the first request, and on HTTP/1.1 each request's headers, may take to come.
@@ -70,6 +72,7 @@ impl Default for Limits {
         Self {
             connections_max: 16_384,
             handshakes_max: 256,
+            handshake_turn: Duration::from_millis(500),
             handshake_timeout: Duration::from_secs(10),
             first_request_timeout: Duration::from_secs(32),
             idle_timeout: Duration::from_secs(90),
@@ -316,7 +319,8 @@ impl DataPlane {
             let serving = connection::serve(accepted, context, handshakes, Arc::clone(&factory));
             drop(tasks::spawn("connection", open.track_future(serving)));
         }
-        drop(listener);
+        // What was handed over and not taken yet is closed.
+        drop((listener, queue));
         open.close();
         tokio::select! {
             () = open.wait() => {}

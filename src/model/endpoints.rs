@@ -146,9 +146,9 @@ fn ready_endpoints(
     slices: &[&EndpointSlice],
 ) -> Result<Targets, Fault> {
     let port_name = require_port(service_ref, spec)?.name.as_deref().unwrap_or_default();
-    let detail = || format!("no endpoints available for service \"{}\"", service_ref.name);
     if slices.is_empty() {
-        return Err(Fault::new(Hop::EndpointsNotFound, detail()));
+        let detail = format!("no endpointslices of service \"{}\"", service_ref.name);
+        return Err(Fault::new(Hop::EndpointsNotFound, detail));
     }
     let mut addresses: Vec<SocketAddr> =
         slices.iter().flat_map(|slice| ready_addresses(slice, port_name)).collect();
@@ -161,7 +161,8 @@ fn ready_endpoints(
         addresses.retain(|address| address.is_ipv6() == v6);
     }
     if addresses.is_empty() {
-        return Err(Fault::new(Hop::NoEndpoints, detail()));
+        let detail = format!("no endpoints available for service \"{}\"", service_ref.name);
+        return Err(Fault::new(Hop::NoEndpoints, detail));
     }
     Ok(Targets::Addresses(addresses))
 }
@@ -318,20 +319,21 @@ mod tests {
         let hit = |kind: &str| json!({"type": kind, "clusterIP": "10.0.0.9", "ports": https});
         let local = || [https_slice(&["127.0.0.1"])];
         let no_port = "ServicePortNotFound: no service port 443 found for service \"alfa\"";
-        let none = |word| format!("{word}: no endpoints available for service \"alfa\"");
+        let none = "NoEndpoints: no endpoints available for service \"alfa\"";
+        let no_slices = "EndpointsNotFound: no endpointslices of service \"alfa\"";
         let wrong = json!({"type": "ClusterIP", "clusterIP": "10.0.0.9",
                            "ports": [{"name": "https", "port": 1443}]});
         check(&wrong, &local(), no_port, no_port);
         for kind in ["ClusterIP", "LoadBalancer", "NodePort", ""] {
             check(&hit(kind), &local(), "10.0.0.9:443", "127.0.0.1:1443");
         }
-        check(&hit("ClusterIP"), &[], "10.0.0.9:443", &none("EndpointsNotFound"));
+        check(&hit("ClusterIP"), &[], "10.0.0.9:443", no_slices);
         let empty = [slice("IPv4", &json!([]), &json!([{"name": "https", "port": 1443}]))];
-        check(&hit("ClusterIP"), &empty, "10.0.0.9:443", &none("NoEndpoints"));
+        check(&hit("ClusterIP"), &empty, "10.0.0.9:443", none);
         let headless = json!({"type": "ClusterIP", "clusterIP": "None", "ports": https});
         let refused = "ServiceNotRoutable: cannot route to service with ClusterIP \"None\"";
         check(&headless, &local(), refused, "127.0.0.1:1443");
-        check(&headless, &[], refused, &none("EndpointsNotFound"));
+        check(&headless, &[], refused, no_slices);
         let external = json!({"type": "ExternalName", "externalName": "foo.bar.com"});
         check(&external, &[], "foo.bar.com:443", "foo.bar.com:443");
         let unsupported = "ServiceNotRoutable: unsupported service type \"strange\"";

@@ -168,9 +168,11 @@ impl Line<'_> {
         tell("status", Field::Count(self.code.into()));
         tell("latencySeconds", Field::Seconds(self.latency));
         if let Some(phases) = self.phases {
-            tell("queueSeconds", Field::Seconds(span(phases.queue)));
-            tell("connectSeconds", Field::Seconds(span(phases.connect)));
-            tell("tlsSeconds", Field::Seconds(span(phases.tls)));
+            if phases.has_waited() {
+                tell("queueSeconds", Field::Seconds(span(phases.queue)));
+                tell("connectSeconds", Field::Seconds(span(phases.connect)));
+                tell("tlsSeconds", Field::Seconds(span(phases.tls)));
+            }
             tell("firstByteSeconds", Field::Seconds(span(phases.first_byte)));
             tell("bodySeconds", Field::Seconds(span(phases.body)));
         }
@@ -310,7 +312,7 @@ mod tests {
             code: 200,
             cause: "",
             latency: Duration::from_millis(1500),
-            phases: Some(&Phases { first_byte: 0.25, ..Phases::default() }),
+            phases: Some(&Phases { queue: 0.125, first_byte: 0.25, ..Phases::default() }),
             received: entry.received(),
             sent: 9,
             audit_id: b"id",

@@ -253,7 +253,7 @@ impl Connection {
             }
         };
         let upgrade = upgrade::is_asked(&parts);
-        let kind = (info.metrics_verb(), upgrade || info.is_long_running());
+        let kind = (info.metrics_verb(), info.is_long_running());
         let mut outcome = Box::new(Outcome::new(&self, kind, &parts, audit_id));
         let most = self.proxy.config.request_timeout;
         let deadline = match info.timeout(parts.uri.query(), most) {
@@ -309,7 +309,7 @@ impl Connection {
         }
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
             let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
-            outcome.enter(kind, caller.user.in_group(GROUP_MASTERS))?;
+            outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
         }
         let permit = auth.authorizer.authorize(caller, info)?;
         if upgrade {

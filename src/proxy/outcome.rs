@@ -52,7 +52,7 @@ pub(super) struct Outcome {
     entry: Option<Box<Entry>>,
     /// Only of a request that is sampled.
     span: Option<Box<Span>>,
-    _open: OpenGuard,
+    open: OpenGuard,
 }
 
 /// Where a request is counted while it is open.
@@ -108,7 +108,7 @@ impl Outcome {
             tunnel: None,
             entry: connection.access_log.as_ref().map(|_| Box::new(Entry::new(parts))),
             span: None,
-            _open: proxy.drain.request(long_running),
+            open: proxy.drain.request(long_running),
             connection: Arc::clone(connection),
         }
     }
@@ -202,7 +202,7 @@ impl Outcome {
     pub(super) fn tried(&mut self, progress: &Progress) {
         self.endpoint = progress.endpoint();
         for Retried { endpoint, cause } in progress.retries() {
-            self.route.retried(&endpoint.to_string(), cause);
+            self.route.retried(&endpoint, cause);
         }
     }
 
@@ -212,6 +212,14 @@ impl Outcome {
         metrics.open.inc();
         // Whichever end closes it, that is its end.
         self.complete = true;
+        if let Place::Inside(kind) = self.place {
+            // Long-running from here on, whatever its path.
+            self.connection.proxy.admission.leave(kind);
+            let gauge = self.route.long_running(self.verb);
+            gauge.inc();
+            self.place = Place::LongRunning(Some(gauge));
+            self.open = self.connection.proxy.drain.request(true);
+        }
         self.tunnel =
             Some(Box::new(Tunnelled { to_backend: 0, to_client: 0, metrics: metrics.clone() }));
     }
@@ -404,6 +412,17 @@ impl Drop for Outcome {
             answered.phases.body = (now - answered.at).as_secs_f64();
             self.route.record_phases(lease.endpoint().metrics(), &answered.phases, long_running);
         }
+        tracing::debug!(
+            verb = self.verb,
+            apiservice = self.route.api_service(),
+            user = self.caller.as_deref().map(|caller| caller.requestor().user.name.as_str()),
+            endpoint = ?self.endpoint,
+            code,
+            cause = self.cause,
+            ?latency,
+            audit_id = self.audit_id.to_str().unwrap_or_default(),
+            "request is over"
+        );
         if let Some(entry) = &self.entry {
             self.write_line(entry, code, latency);
         }

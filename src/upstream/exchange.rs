@@ -1,7 +1,7 @@
 //! One exchange on a connection: a request out, the head of its answer back.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,11 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Uri, response, uri};
 use smallvec::SmallVec;
 
 use super::connection::Lease;
-use super::endpoint::Backend;
+use super::endpoint::{Backend, Endpoint};
 use super::retry::{Failed, Retry, TRIES_MAX};
 use crate::body::{Body, pump};
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks;
+use crate::runtime::telemetry::EndpointMetrics;
 
 /// A request as it goes out; headers are made anew for each try.
 pub struct Outgoing<'a> {
@@ -46,10 +47,10 @@ struct Way {
 }
 
 /// A try that failed and was followed by another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Retried {
     /// The endpoint that failed.
-    pub endpoint: SocketAddr,
+    pub endpoint: Arc<EndpointMetrics>,
     /// The fault's word.
     pub cause: &'static str,
 }
@@ -62,6 +63,13 @@ pub(super) enum Step {
     /// The endpoint's answer.
     #[default]
     Answer,
+}
+
+impl Way {
+    fn waits_no_more(&mut self) {
+        let waited = self.waiting.take().map(|since| since.elapsed());
+        self.waited += waited.unwrap_or_default();
+    }
 }
 
 impl Progress {
@@ -103,17 +111,16 @@ impl Outgoing<'_> {
     pub(super) fn waits_for(&self, step: Step) {
         let mut way = self.progress.lock();
         way.step = step;
-        match step {
-            Step::Connection => way.waiting = Some(Instant::now()),
-            Step::Answer => {
-                let waited = way.waiting.take().map(|since| since.elapsed());
-                way.waited += waited.unwrap_or_default();
-            }
+        way.waits_no_more();
+        if step == Step::Connection {
+            way.waiting = Some(Instant::now());
         }
     }
 
-    pub(super) fn tries_again(&self, endpoint: SocketAddr, cause: &'static str) {
-        self.progress.lock().retries.push(Retried { endpoint, cause });
+    pub(super) fn tries_again(&self, endpoint: &Endpoint, cause: &'static str) {
+        let mut way = self.progress.lock();
+        way.waits_no_more();
+        way.retries.push(Retried { endpoint: Arc::clone(endpoint.metrics()), cause });
     }
 }
 

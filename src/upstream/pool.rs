@@ -138,7 +138,7 @@ impl Pool {
                         return Err(failed.fault);
                     }
                     let cause = failed.fault.hop.word();
-                    request.tries_again(endpoint.address, cause);
+                    request.tries_again(endpoint, cause);
                     tracing::debug!(endpoint = %endpoint.address, cause, "trying again");
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use portico::app::Tuning;
 use portico::config::Config;
 use portico::frontend::Limits;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::client::{Ask, BOTH, Client, Protocol, tls};
@@ -297,4 +297,16 @@ async fn a_connection_header_without_measure_is_refused() {
     let mut client = raw(&pair.rig).await;
     client.write(request.as_bytes()).await;
     assert_eq!(client.head(false).await.unwrap().0, 431);
+}
+
+#[tokio::test]
+async fn a_client_without_tls_is_told_so() {
+    let rig = Setup::new().start().await;
+    let mut stream = TcpStream::connect(rig.address).await.unwrap();
+    stream.write_all(b"GET /apis HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    within("an answer", stream.read_to_end(&mut answer)).await.unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    assert!(text.starts_with("HTTP/1.0 400 Bad Request\r\n"), "{text}");
+    assert!(text.ends_with("Client sent an HTTP request to an HTTPS server.\n"), "{text}");
 }

@@ -83,3 +83,20 @@ async fn an_http2_client_is_told_to_connect_anew_as_often_as_the_chance_says() {
         assert_eq!(client.get(&path("busy", "things")).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_its_place_no_longer_than_its_time() {
+    let backend = Backend::start("busy", HTTP2);
+    let short = |config: &mut Config, _: &mut Tuning| {
+        config.proxy.request_timeout = std::time::Duration::from_millis(500);
+    };
+    let rig = Setup::new().service("busy", &[backend.address()]).edit(short).start().await;
+    for protocol in BOTH {
+        let mut client = rig.alice(protocol).await;
+        let opened = client.open(&Ask::get(path("busy", "large-60000000"))).await;
+        assert_eq!(opened.status, 200);
+        // Nothing of the body is read; only who asks for metrics is left.
+        rig.await_metric("apiserver_current_inflight_requests", &READING, 1.0).await;
+        rig.await_metric("portico_endpoint_requests_in_flight", &[], 0.0).await;
+    }
+}

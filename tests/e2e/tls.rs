@@ -247,16 +247,18 @@ async fn the_end_of_a_ca_bundle_is_in_the_metrics_as_long_as_its_api_service_is_
     assert!(rig.metric(name, &["apiservice=\"v1.two.example.com\""]).await.is_some());
 }
 
-fn one_handshake_at_a_time(timeout: Duration) -> Setup {
+fn one_handshake_at_a_time(timeout: Duration, turn: Duration) -> Setup {
     Setup::new().edit(move |config: &mut Config, _: &mut Tuning| {
         config.frontend.limits.handshakes_max = 1;
         config.frontend.limits.handshake_timeout = timeout;
+        config.frontend.limits.handshake_turn = turn;
     })
 }
 
 #[tokio::test]
 async fn handshakes_past_the_limit_wait_their_turn() {
-    let rig = one_handshake_at_a_time(Duration::from_secs(2)).start().await;
+    let setup = one_handshake_at_a_time(Duration::from_secs(2), LIMIT);
+    let rig = setup.start().await;
     // One that begins and does not go on has the only turn until its time is over.
     let mut slow = TcpStream::connect(rig.address).await.unwrap();
     slow.write_all(&[22]).await.unwrap();
@@ -266,8 +268,18 @@ async fn handshakes_past_the_limit_wait_their_turn() {
 
 #[tokio::test]
 async fn who_says_nothing_takes_nobodys_turn_to_shake_hands() {
-    let rig = one_handshake_at_a_time(LIMIT).start().await;
+    let rig = one_handshake_at_a_time(LIMIT, LIMIT).start().await;
     let _silent = TcpStream::connect(rig.address).await.unwrap();
     let mut alice = rig.alice(Protocol::Http1).await;
     assert_eq!(alice.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_begins_a_handshake_and_stops_keeps_the_turn_for_a_moment_only() {
+    let moment = Duration::from_millis(50);
+    let rig = one_handshake_at_a_time(LIMIT, moment).start().await;
+    let mut slow = TcpStream::connect(rig.address).await.unwrap();
+    slow.write_all(&[22]).await.unwrap();
+    let errors = rig.metric("apiserver_tls_handshake_errors_total", &[]).await.unwrap();
+    assert!(errors < 0.5, "the slow one is given up only at the end of its time");
 }

@@ -69,6 +69,8 @@ pub struct EndpointMetrics {
     causes: Mutex<BTreeSet<&'static str>>,
     /// APIServices that have series with this endpoint, to be removed with it.
     api_services: Mutex<BTreeSet<Arc<str>>>,
+    /// APIServices whose requests were tried again after it, and why.
+    retries: Mutex<BTreeSet<(Arc<str>, &'static str)>>,
 }
 
 impl EndpointMetrics {
@@ -92,6 +94,7 @@ impl EndpointMetrics {
             results: Default::default(),
             causes: Mutex::default(),
             api_services: Mutex::default(),
+            retries: Mutex::default(),
             metrics: Arc::clone(metrics),
             service: service.to_owned(),
             address: address.to_owned(),
@@ -123,6 +126,21 @@ impl EndpointMetrics {
         known.insert(Arc::clone(api_service));
     }
 
+    /// Remembers that an APIService's request was tried again after this endpoint.
+    pub(super) fn retried_by(&self, api_service: &Arc<str>, cause: &'static str) {
+        let mut known = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((Arc::clone(api_service), cause));
+    }
+
+    /// Takes out why requests of an APIService were tried again.
+    pub(super) fn retries_of(&self, api_service: &str) -> Vec<&'static str> {
+        let mut known = self.retries.lock().unwrap_or_else(PoisonError::into_inner);
+        let causes = known.iter().filter(|(name, _)| &**name == api_service);
+        let causes = causes.map(|(_, cause)| *cause).collect();
+        known.retain(|(name, _)| &**name != api_service);
+        causes
+    }
+
     fn result(&self, result: &str) -> IntCounter {
         self.metrics.endpoints.requests.with_label_values(&[&self.service, &self.address, result])
     }
@@ -150,6 +168,11 @@ impl Drop for EndpointMetrics {
         }
         let names =
             std::mem::take(&mut *self.api_services.lock().unwrap_or_else(PoisonError::into_inner));
+        let retries =
+            std::mem::take(&mut *self.retries.lock().unwrap_or_else(PoisonError::into_inner));
+        for (name, cause) in &retries {
+            forget(metrics.routes.retries.remove_label_values(&[name, &*self.address, cause]));
+        }
         for (name, phase) in names.iter().flat_map(|name| PHASES.map(|phase| (name, phase))) {
             forget(metrics.routes.phases.remove_label_values(&[name, &*self.address, phase]));
         }

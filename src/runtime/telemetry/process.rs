@@ -1,5 +1,6 @@
 //! The process' own metrics under Prometheus' usual names, read from `/proc` when they are asked for.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
@@ -20,6 +21,7 @@ pub(super) struct Process {
     max_fds: IntGauge,
     threads: IntGauge,
     start_time_seconds: Gauge,
+    updating: Mutex<()>,
 }
 
 impl Process {
@@ -43,6 +45,7 @@ impl Process {
                 "process_start_time_seconds",
                 "Start time of the process since unix epoch in seconds.",
             )?,
+            updating: Mutex::default(),
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         made.start_time_seconds.set(now.as_secs_f64());
@@ -92,6 +95,8 @@ impl Collector for Process {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        // Two pages may be made at a time, and a counter is set in two steps.
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         self.update();
         self.collectors().into_iter().flat_map(Collector::collect).collect()
     }

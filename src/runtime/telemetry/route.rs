@@ -62,6 +62,13 @@ pub struct Phases {
     pub body: f64,
 }
 
+impl Phases {
+    /// True when a connection was waited for.
+    pub fn has_waited(&self) -> bool {
+        self.queue > 0.0 || self.connect > 0.0 || self.tls > 0.0
+    }
+}
+
 /// What is counted by route.
 #[derive(Debug)]
 pub(super) struct RouteVecs {
@@ -73,7 +80,7 @@ pub(super) struct RouteVecs {
     in_flight: IntGaugeVec,
     tunnels: IntGaugeVec,
     tunnel_bytes: IntCounterVec,
-    retries: IntCounterVec,
+    pub(super) retries: IntCounterVec,
     pub(super) phases: HistogramVec,
 }
 
@@ -193,7 +200,8 @@ struct Rare {
     long_running: BTreeSet<&'static str>,
     terminations: BTreeSet<(&'static str, u16, &'static str)>,
     aborts: BTreeSet<(&'static str, &'static str)>,
-    retries: BTreeSet<(String, &'static str)>,
+    /// The endpoints after which requests were tried again.
+    retried: Vec<Weak<EndpointMetrics>>,
 }
 
 #[derive(Clone, Debug)]
@@ -201,7 +209,8 @@ struct Series {
     verb: &'static str,
     code: u16,
     total: IntCounter,
-    duration: Histogram,
+    /// None for long-running requests.
+    duration: Option<Histogram>,
 }
 
 /// One endpoint's phases as this route sees them.
@@ -305,10 +314,12 @@ impl RouteMetrics {
     /// Counts one request; the duration is left out for long-running ones.
     pub fn record(&self, verb: &'static str, code: u16, seconds: Option<f64>) {
         let known = self.series.load();
-        let found = known.iter().find(|series| series.code == code && series.verb == verb);
+        let found = known.iter().find(|series| series.is(verb, code, seconds.is_some()));
         match found {
             Some(series) => series.record(seconds),
-            None if known.len() < ROUTE_SERIES_MAX => self.add_series(verb, code).record(seconds),
+            None if known.len() < ROUTE_SERIES_MAX => {
+                self.add_series(verb, code, seconds.is_some()).record(seconds);
+            }
             None => {}
         }
     }
@@ -329,7 +340,7 @@ impl RouteMetrics {
         if !long {
             hops.body.observe(phases.body);
         }
-        if phases.queue > 0.0 || phases.connect > 0.0 || phases.tls > 0.0 {
+        if phases.has_waited() {
             let waits = [phases.queue, phases.connect, phases.tls];
             for (phase, seconds) in PHASES.iter().zip(waits) {
                 self.phase(name, endpoint, phase).observe(seconds);
@@ -352,9 +363,16 @@ impl RouteMetrics {
     }
 
     /// Counts a request that is tried again after this endpoint.
-    pub fn retried(&self, endpoint: &str, cause: &'static str) {
-        self.rare().retries.insert((endpoint.to_owned(), cause));
-        let labels = [self.api_service(), endpoint, cause];
+    pub fn retried(&self, endpoint: &Arc<EndpointMetrics>, cause: &'static str) {
+        let Some(name) = self.api_service.as_ref() else { return };
+        endpoint.retried_by(name, cause);
+        let mut rare = self.rare();
+        if !rare.retried.iter().any(|known| known.as_ptr() == Arc::as_ptr(endpoint)) {
+            rare.retried.retain(|known| known.strong_count() > 0);
+            rare.retried.push(Arc::downgrade(endpoint));
+        }
+        drop(rare);
+        let labels = [name, endpoint.address(), cause];
         self.metrics.routes.retries.with_label_values(&labels).inc();
     }
 
@@ -388,18 +406,19 @@ impl RouteMetrics {
         [verb, "", &self.group, &self.version, self.resource, "", "", self.component]
     }
 
-    fn add_series(&self, verb: &'static str, code: u16) -> Series {
+    fn add_series(&self, verb: &'static str, code: u16, timed: bool) -> Series {
         let routes = &self.metrics.routes;
         let text = code.to_string();
         let series = Series {
             verb,
             code,
             total: routes.requests.with_label_values(&self.request_labels(verb, &text)),
-            duration: routes.durations.with_label_values(&self.duration_labels(verb)),
+            duration: timed
+                .then(|| routes.durations.with_label_values(&self.duration_labels(verb))),
         };
         self.series.rcu(|known| {
             let mut known = Vec::clone(known);
-            if !known.iter().any(|other| other.code == code && other.verb == verb) {
+            if !known.iter().any(|other| other.is(verb, code, timed)) {
                 known.push(series.clone());
             }
             known
@@ -459,8 +478,10 @@ impl Drop for RouteMetrics {
         for (verb, cause) in &rare.aborts {
             forget(routes.aborts.remove_label_values(&self.abort_labels(verb, cause)));
         }
-        for (endpoint, cause) in &rare.retries {
-            forget(routes.retries.remove_label_values(&[name, endpoint, cause]));
+        for endpoint in rare.retried.iter().filter_map(Weak::upgrade) {
+            for cause in endpoint.retries_of(name) {
+                forget(routes.retries.remove_label_values(&[name, endpoint.address(), cause]));
+            }
         }
         if self.in_flight.get().is_some() {
             forget(routes.in_flight.remove_label_values(&[name]));
@@ -475,10 +496,14 @@ impl Drop for RouteMetrics {
 }
 
 impl Series {
+    fn is(&self, verb: &str, code: u16, timed: bool) -> bool {
+        self.code == code && self.verb == verb && self.duration.is_some() == timed
+    }
+
     fn record(&self, seconds: Option<f64>) {
         self.total.inc();
-        if let Some(seconds) = seconds {
-            self.duration.observe(seconds);
+        if let (Some(seconds), Some(duration)) = (seconds, &self.duration) {
+            duration.observe(seconds);
         }
     }
 }
@@ -498,7 +523,8 @@ mod tests {
         route.record("WATCH", 200, None);
         route.terminated("GET", 503, "ConnectRefused");
         route.aborted("LIST", "BackendReset");
-        route.retried("127.0.0.1:1", "ConnectRefused");
+        let endpoint = EndpointMetrics::of(&metrics, "n/s", "127.0.0.1:1");
+        route.retried(&endpoint, "ConnectRefused");
         route.long_running("WATCH").inc();
         route.tunnels().unwrap().open.inc();
         assert!(shows("verb=\"GET\",version=\"v1\"} 2"));
