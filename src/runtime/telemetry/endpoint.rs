@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::route::PHASES;
+use super::phases::PHASES;
 use super::{Metrics, counter, forget, gauge};
 
 /// Names of answer classes in `result`, by the code's first digit less one.

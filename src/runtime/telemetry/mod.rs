@@ -5,6 +5,7 @@
 
 mod certificates;
 mod endpoint;
+mod phases;
 mod process;
 mod route;
 
@@ -17,7 +18,8 @@ use prometheus::{
 
 pub use certificates::CertificateMetrics;
 pub use endpoint::EndpointMetrics;
-pub use route::{Phases, RouteMetrics, TunnelMetrics};
+pub use phases::Phases;
+pub use route::{RouteMetrics, TunnelMetrics};
 
 use endpoint::EndpointVecs;
 use process::Process;

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::endpoint::EndpointMetrics;
+use super::phases::{PHASES, Phases};
 use super::{Metrics, counter, forget, gauge, histogram};
 
 /// Upstream's buckets of request durations, in seconds (`endpoints/metrics/metrics.go`).
@@ -42,32 +43,6 @@ const TERMINATION_LABELS: &[&str] =
 const ABORT_LABELS: &[&str] =
     &["verb", "group", "version", "resource", "subresource", "scope", "cause"];
 const PHASE_LABELS: &[&str] = &["apiservice", "endpoint", "phase"];
-
-/// The names of [`Phases`]' parts in `phase`, in order of time.
-pub(super) const PHASES: [&str; 5] = ["queue", "connect", "tls", "first_byte", "body"];
-
-/// Where a forwarded request's time went, in seconds. The first three are zero for a request that
-/// found a connection with room.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Phases {
-    /// Waiting for a connection, less what follows.
-    pub queue: f64,
-    /// TCP to the endpoint.
-    pub connect: f64,
-    /// The TLS handshake.
-    pub tls: f64,
-    /// From the request's headers to the head of the answer, less what is above.
-    pub first_byte: f64,
-    /// From the head of the answer to its end.
-    pub body: f64,
-}
-
-impl Phases {
-    /// True when a connection was waited for.
-    pub fn has_waited(&self) -> bool {
-        self.queue > 0.0 || self.connect > 0.0 || self.tls > 0.0
-    }
-}
 
 /// What is counted by route.
 #[derive(Debug)]
