@@ -23,13 +23,14 @@ impl Permit {
         &self.caller
     }
 
-    /// Refuses callers outside of `system:masters`, whatever the authorizer says: what is inside
-    /// of portico is nobody else's business.
+    /// Refuses callers who did not log in as members of `system:masters`, whatever the authorizer
+    /// says and whomever they act as: what is inside of portico is nobody else's business.
     pub fn masters_only(&self, info: &RequestInfo<'_>) -> Result<(), Rejection> {
-        if self.caller.requestor().user.in_group(GROUP_MASTERS) {
+        let user = &self.caller.requestor().user;
+        if user.in_group(GROUP_MASTERS) {
             return Ok(());
         }
-        Err(Rejection::forbidden(&self.caller.user, &Attributes::from(info), ""))
+        Err(Rejection::forbidden(user, &Attributes::from(info), ""))
     }
 }
 

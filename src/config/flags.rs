@@ -68,7 +68,7 @@ pub struct Flags {
     #[arg(long, default_value = "16384", value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "CONNECTIONS", help_heading = GENERIC)]
     pub max_connections: usize,
     /// How many TLS handshakes with clients may be under way at a time on one data-plane thread;
-    /// further connections wait.
+    /// further connections wait. One that waits for its client counts for half a second only
     #[arg(long, default_value = "256", value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "HANDSHAKES", help_heading = GENERIC)]
     pub max_handshakes: usize,
     /// Threads that serve clients; the number of cores when not given.

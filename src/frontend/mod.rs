@@ -47,7 +47,8 @@ pub struct Config {
 pub struct Limits {
     /// Connections open at a time; one more is closed at once.
     pub connections_max: usize,
-    /// TLS handshakes under way at a time on one data-plane thread; further connections wait.
+    /// TLS handshakes under way at a time on one data-plane thread; further connections wait. One
+    /// that waits for its client counts no longer than `handshake_turn`.
     pub handshakes_max: usize,
     /// How long a handshake that waits for its client keeps others from their turn.
     pub handshake_turn: Duration,
