@@ -36,6 +36,8 @@ enum Command {
     /// Serve two toy extension API servers, with a tour to paste; needs no configuration.
     #[command(args_override_self = true)]
     Demo(demo::Flags),
+    /// Measure an aggregator: portico, kube-apiserver, any server of the same APIs.
+    Bench(bench::Flags),
     /// Print the script that completes portico's commands and flags in a shell.
     ///
     /// For bash: `source <(portico completion bash)`, or its output in a file
@@ -46,7 +48,8 @@ enum Command {
     },
     /// Print a manual page.
     ///
-    /// `portico man run | man -l -` shows that of `portico run`.
+    /// `portico man run | man -l -` shows that of `portico run`, and `portico man bench-discovery`
+    /// prints that of `portico bench discovery`.
     Man {
         /// The command whose page it is; portico itself when not given.
         #[arg(conflicts_with = "dir")]
@@ -73,15 +76,17 @@ pub fn main() -> ExitCode {
         match line.command {
             Command::Run(flags) => run(&flags, &matches).await,
             Command::Demo(flags) => demo::run(&flags).await,
+            Command::Bench(flags) => return bench::run(&flags).await,
             Command::Completion { shell } => print(&reference::completion(shell)),
             Command::Man { command, dir: None } => {
                 print(&reference::manual_page(command.as_deref())?)
             }
             Command::Man { dir: Some(directory), .. } => reference::write_manual(&directory),
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failed(&error),
     }
 }
