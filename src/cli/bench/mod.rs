@@ -55,7 +55,13 @@ struct Discovery {
 #[command(next_help_heading = "Reads")]
 struct ReadFlags {
     /// The kinds of reads, measured one after the other.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "aggregated,gzip,not-modified,legacy,walk", value_name = "KIND,...")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "aggregated,gzip,not-modified,legacy,walk",
+        value_name = "KIND,..."
+    )]
     reads: Vec<Kind>,
     /// Clients, each with a connection of its own and at most one read under way.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=CLIENTS_MAX), value_name = "CLIENTS")]

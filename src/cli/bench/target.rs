@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri};
 use kube::Config;
-use kube::client::ConfigExt as _;
+use kube::client::{Body, ConfigExt as _};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustls::pki_types::ServerName;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
@@ -182,7 +182,9 @@ impl Overrides<'_> {
         }
         if self.insecure_skip_tls_verify {
             if self.certificate_authority.is_some() {
-                bail!("an authority for the server's certificate, and not to verify it, exclude each other");
+                bail!(
+                    "an authority for the server's certificate, and not to verify it, exclude each other"
+                );
             }
             config.accept_invalid_certs = true;
         }
@@ -196,7 +198,8 @@ impl Overrides<'_> {
         }
         if self.token.is_some() || self.token_file.is_some() {
             // What would win over a token, and what a plugin would add.
-            (auth.username, auth.password, auth.auth_provider, auth.exec) = (None, None, None, None);
+            (auth.username, auth.password, auth.auth_provider, auth.exec) =
+                (None, None, None, None);
             auth.token = self.token.map(Into::into);
             auth.token_file = self.token_file.map(text).transpose()?;
         }
@@ -223,7 +226,10 @@ async fn from_kubeconfig(file: &Path, context: Option<String>) -> anyhow::Result
             && it.proxy_url.as_ref().is_some_and(|url| !url.is_empty())
     });
     if proxied {
-        bail!("kubeconfig {}: its proxy-url would be measured, too, and is not followed", file.display());
+        bail!(
+            "kubeconfig {}: its proxy-url would be measured, too, and is not followed",
+            file.display()
+        );
     }
     Ok(config)
 }
@@ -284,7 +290,7 @@ impl Target {
     /// since tokens end.
     pub(super) async fn headers(&self) -> anyhow::Result<HeaderMap> {
         // An echo, since the headers are set on the way to a server.
-        let echo = service_fn(|request: Request<()>| async move {
+        let echo = service_fn(|request: Request<Body>| async move {
             let mut response = Response::new(());
             *response.headers_mut() = request.into_parts().0.headers;
             Ok::<_, BoxError>(response)
@@ -292,8 +298,8 @@ impl Target {
         let extra = self.config.extra_headers_layer().with_context(|| self.at("headers"))?;
         let echo = extra.layer(echo);
         let response = match self.config.auth_layer().with_context(|| self.at("credentials"))? {
-            Some(auth) => auth.layer(echo).oneshot(Request::new(())).await,
-            None => echo.oneshot(Request::new(())).await,
+            Some(auth) => auth.layer(echo).oneshot(Request::new(Body::empty())).await,
+            None => echo.oneshot(Request::new(Body::empty())).await,
         };
         let response = response.map_err(|error| anyhow::anyhow!(error));
         Ok(response.with_context(|| self.at("credentials"))?.into_parts().0.headers)
