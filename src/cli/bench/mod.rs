@@ -6,6 +6,7 @@
 
 pub mod fleet;
 pub mod register;
+pub mod scenario;
 mod target;
 mod timeline;
 

@@ -13,7 +13,7 @@ const NORMAL_P99: f64 = 2.326_347_874_040_841;
 /// No answer takes longer, however the distribution is drawn from.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 /// The shortest period in which a server may go down and come back.
-pub(super) const FLAP_PERIOD_MIN: Duration = Duration::from_millis(100);
+pub(crate) const FLAP_PERIOD_MIN: Duration = Duration::from_millis(100);
 
 /// How a server behaves.
 #[derive(Clone, Copy, Debug, PartialEq)]

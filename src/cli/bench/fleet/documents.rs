@@ -118,8 +118,9 @@ fn resources(count: u32, change: Option<u64>) -> Vec<Resource> {
         .map(|number| {
             // Every fourth is cluster-scoped.
             let scope = if number % 4 == 0 { Scope::Cluster } else { Scope::Namespaced };
-            let names = [format!("widgets{number:02}"), format!("widget{number:02}")];
-            resource(names, format!("Widget{number:02}"), format!("wd{number:02}"), scope)
+            let names =
+                [format!("simulatedwidgets{number:02}"), format!("simulatedwidget{number:02}")];
+            resource(names, format!("SimulatedWidget{number:02}"), format!("wd{number:02}"), scope)
         })
         .collect();
     if let Some(change) = change {
@@ -260,7 +261,7 @@ mod tests {
         assert_eq!(first, again);
         assert_ne!(first, second);
         assert_eq!(change_of("changes-17"), Some(17));
-        assert_eq!(change_of("widgets01"), None);
+        assert_eq!(change_of("simulatedwidgets01"), None);
         assert_eq!(change_of("changes-"), None);
     }
 }

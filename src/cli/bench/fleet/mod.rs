@@ -22,9 +22,8 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::behaviour::FLAP_PERIOD_MIN;
-pub(crate) use self::behaviour::span;
 pub use self::behaviour::{Behaviour, Fault, Latency};
+pub(crate) use self::behaviour::{FLAP_PERIOD_MIN, span};
 use self::documents::Documents;
 pub use self::documents::Size;
 pub(crate) use self::documents::change_of;
