@@ -5,3 +5,5 @@
 
 pub mod aggregated;
 pub mod legacy;
+pub mod policy;
+pub mod schedule;
