@@ -4,6 +4,7 @@
 //! in Go's order, so that documents can be compared with upstream's byte by byte.
 
 pub mod aggregated;
+pub mod index;
 pub mod legacy;
 pub mod policy;
 pub mod schedule;
