@@ -14,22 +14,24 @@ use tokio::time::{Instant, sleep_until};
 
 use super::assembly::{Assembly, Published};
 use super::fetch::{Answer, Fetcher, GroupVersion, Learnt};
-use super::kept::{Keeper, Record};
+use super::kept::Record;
 use super::known::{BackendKey, Known, Now, Question};
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::Fault;
 use crate::model::routing_table::RoutingTable;
-use crate::runtime::lifecycle::{ReadyGuard, Readiness};
+use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{Attention, Backend, Pool, Upstream};
+use crate::upstream::{self, Attention, Backend, Pool, Upstream};
 
 /// Servers that are asked at a time.
 const ASKED_MAX: usize = 192;
 /// Servers that failed the last time and are asked at a time: however many hang, the others' turn
 /// comes.
 const FAILING_ASKED_MAX: usize = 64;
+/// How long a connection to a server is kept after its answer.
+const CONNECTION_IDLE: Duration = Duration::from_secs(5);
 /// Answers that wait for the loop.
 const EVENTS_MAX: usize = 256;
 /// How many times as long as it takes to make the documents, they are left as they are: many changes
@@ -68,7 +70,6 @@ pub struct Aggregator {
     publisher: Publisher<Published>,
     known: Known,
     attention: Arc<Attention>,
-    keeper: Option<Keeper>,
     readiness: Readiness,
     /// Held until the servers that are there at the start have answered.
     ready: Option<ReadyGuard>,
@@ -116,28 +117,19 @@ impl Aggregator {
         surroundings: Surroundings,
     ) -> std::io::Result<(Self, View<Published>)> {
         let Surroundings { table, attention, readiness, metrics, address } = surroundings;
-        let keeper = config.data_dir.as_deref().map(Keeper::open).transpose()?;
-        let kept = keeper.as_ref().map(Keeper::load);
         let assembly = Assembly::new(&address);
-        let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
+        let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), None);
         let (publisher, documents) = Publisher::new(known.publish().unwrap_or_default());
         let ready = Some(readiness.wait_for("apiservice-discovery-controller"));
-        let aggregator = Self {
-            config,
-            table,
-            publisher,
-            known,
-            attention,
-            keeper,
-            readiness,
-            ready,
-            metrics,
-        };
+        let aggregator =
+            Self { config, table, publisher, known, attention, readiness, ready, metrics };
         Ok((aggregator, documents))
     }
 
-    /// Keeps the documents up to date for ever, asking over `pool`, which must be of this thread.
-    pub async fn run(mut self, pool: Arc<Pool>) {
+    /// Keeps the documents up to date for ever, with connections of its own to the backends.
+    pub async fn run(mut self, upstream: upstream::Config) {
+        // Servers are asked once a minute: their connections are not kept so long.
+        let pool = Pool::new(upstream::Config { idle_timeout: CONNECTION_IDLE, ..upstream });
         let (events, mut happened) = mpsc::channel(EVENTS_MAX);
         let mut asking = Asking {
             fetcher: Arc::new(Fetcher::new(pool, self.config.timeout)),
@@ -162,7 +154,6 @@ impl Aggregator {
                 self.publish();
                 rested = Instant::now() + time.instant.elapsed() * REST;
             }
-            self.keep();
             let publish_at = self.known.has_changed().then_some(rested);
             let next = self.known.next(time).into_iter().chain(publish_at).chain(start_ends).min();
             tokio::select! {
@@ -208,14 +199,6 @@ impl Aggregator {
         let Some(documents) = self.known.publish() else { return };
         self.metrics.discovery.published.inc();
         self.publisher.publish(documents);
-    }
-
-    fn keep(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let changes: Vec<(Arc<str>, Option<Record>)> = self.known.take_to_keep().into_iter().collect();
-        if !changes.is_empty() {
-            keeper.keep(changes);
-        }
     }
 
     fn take_in(&mut self, event: Event, asking: &mut Asking) {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::model::discovery::aggregated::Freshness;
 pub use crate::model::discovery::index::Source;
+use crate::model::fault::Fault;
 
 /// What is shown of one group-version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Shown {
     pub entry: Option<Entry>,
     /// Its APIResourceList in JSON; none while there is none, which is a 503.
     pub legacy: Option<Bytes>,
+    /// Why there is no `legacy`, when that is known.
+    pub fault: Option<Fault>,
 }
 
 /// One version in the aggregated document.
@@ -57,6 +60,12 @@ impl Assembly {
     /// Takes back what one source says of a group-version; unknown ones are no error.
     pub fn remove(&mut self, source: Source, group: &str, version: &str) {
         self.shown.remove(&(group.into(), version.into(), source));
+    }
+
+    /// The list of resources that a source has set.
+    pub fn resources(&self, source: Source, group: &str, version: &str) -> Option<Bytes> {
+        let key = (group.into(), version.into(), source);
+        Some(self.shown.get(&key)?.entry.as_ref()?.resources.clone())
     }
 
     /// Makes what has changed since the last time.

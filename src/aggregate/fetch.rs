@@ -8,23 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, response};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Body;
 use crate::model::accept::{DISCOVERY_JSON, is_aggregated};
 use crate::model::discovery::aggregated::Resource;
+use crate::model::discovery::convert;
 use crate::model::discovery::legacy::ApiResource;
 use crate::model::discovery::parse::{self, AGGREGATED_BYTES_MAX, LEGACY_BYTES_MAX};
-use crate::model::discovery::convert;
 use crate::model::fault::{Fault, Hop};
-use crate::upstream::{Backend, Class, Outgoing, Pool, Progress};
+use crate::model::routing_table::Entry;
+use crate::upstream::{Backend, Class, Outgoing, Pool, Progress, Upstream};
 
 /// Who asks, as upstream does: a lesser identity gets 500 from every server while the core API
 /// server is down.
@@ -80,10 +82,11 @@ pub(super) enum Answer {
     },
 }
 
-/// A whole answer.
-struct Document {
+/// A whole answer, with its share of the bytes that may be read at a time.
+struct Document<'a> {
     head: response::Parts,
     body: Bytes,
+    _share: Option<SemaphorePermit<'a>>,
 }
 
 impl Fetcher {
@@ -106,12 +109,13 @@ impl Fetcher {
         let path = PathAndQuery::from_static(if core { "/api" } else { "/apis" });
         let accept = HeaderValue::from_static(DISCOVERY_JSON);
         let limits = (AGGREGATED_BYTES_MAX, deadline);
-        let Document { head, body } = self.get(backend, &path, accept, etag, limits).await?;
+        let document = self.get(backend, &path, accept, etag, limits).await?;
+        let head = &document.head;
         match head.status {
             StatusCode::NOT_MODIFIED if etag.is_some() => Ok(Answer::NotModified),
             StatusCode::SERVICE_UNAVAILABLE => Err(status_fault(&path, head.status)),
             StatusCode::OK if is_aggregated(head.headers.get(CONTENT_TYPE)) => {
-                self.aggregated(backend, wanted, &Document { head, body }, deadline).await
+                self.aggregated(backend, wanted, document, deadline).await
             }
             _ => {
                 let versions = self.legacy(backend, wanted, deadline).await;
@@ -124,12 +128,13 @@ impl Fetcher {
         &self,
         backend: &Arc<Backend>,
         wanted: &[GroupVersion],
-        document: &Document,
+        document: Document<'_>,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
         let mut found = parse::aggregated(&document.body)
             .map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?;
-        let etag = document.head.headers.get(ETAG).cloned();
+        let mut etag = document.head.headers.get(ETAG).cloned();
+        drop(document);
         let mut versions = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let place = found.iter().position(|found| {
@@ -138,7 +143,11 @@ impl Fetcher {
             versions.push(match place {
                 Some(at) => learnt_of_aggregated(wanted, &found.swap_remove(at).resources),
                 // Upstream shows such a version as Current and empty, which defeats kubectl's cache.
-                None => self.legacy_of(backend, wanted, deadline).await,
+                None => {
+                    // Nor could a 304 tell anything about it.
+                    etag = None;
+                    self.legacy_of(backend, wanted, deadline).await
+                }
             });
         }
         Ok(Answer::Versions { etag, from_legacy: false, versions })
@@ -151,7 +160,10 @@ impl Fetcher {
         wanted: &[GroupVersion],
         deadline: Instant,
     ) -> Vec<Result<Learnt, Fault>> {
-        let asking = wanted.iter().map(|wanted| self.legacy_of(backend, wanted, deadline));
+        let mut asking: Vec<BoxFuture<'_, _>> = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            asking.push(Box::pin(self.legacy_of(backend, wanted, deadline)));
+        }
         stream::iter(asking).buffered(VERSIONS_AT_A_TIME).collect().await
     }
 
@@ -176,16 +188,15 @@ impl Fetcher {
         let target: PathAndQuery = path.parse().map_err(|_error| invalid("no path".to_owned()))?;
         let accept = HeaderValue::from_static("application/json");
         let limits = (LEGACY_BYTES_MAX, deadline);
-        let Document { head, body } = self.get(backend, &target, accept, None, limits).await?;
-        if head.status != StatusCode::OK {
-            return Err(status_fault(&target, head.status));
+        let document = self.get(backend, &target, accept, None, limits).await?;
+        if document.head.status != StatusCode::OK {
+            return Err(status_fault(&target, document.head.status));
         }
-        let list = parse::legacy(&body, group, version).map_err(|error| invalid(error.to_string()))?;
-        let resources = convert::to_aggregated(&list).map_err(|error| invalid(error.to_string()))?;
-        Ok(Learnt {
-            resources: json(&resources)?,
-            legacy: legacy_document(wanted, &list)?,
-        })
+        let list = parse::legacy(&document.body, group, version)
+            .map_err(|error| invalid(error.to_string()))?;
+        let resources =
+            convert::to_aggregated(&list).map_err(|error| invalid(error.to_string()))?;
+        Ok(Learnt { resources: json(&resources)?, legacy: legacy_document(wanted, &list)? })
     }
 
     /// One document, whole, with at most so many bytes and before its deadline.
@@ -196,7 +207,7 @@ impl Fetcher {
         accept: HeaderValue,
         etag: Option<&HeaderValue>,
         (bytes_max, deadline): (usize, Instant),
-    ) -> Result<Document, Fault> {
+    ) -> Result<Document<'_>, Fault> {
         let headers = || request_headers(&accept, etag);
         let progress = Progress::default();
         let request =
@@ -210,8 +221,8 @@ impl Fetcher {
             }
             // Kept until the body is read: the connection is busy so long.
             let _lease = answer.lease;
-            let body = self.read(answer.body, path, bytes_max).await?;
-            Ok(Document { head: answer.head, body })
+            let (body, share) = self.read(answer.body, path, bytes_max).await?;
+            Ok(Document { head: answer.head, body, _share: share })
         };
         match timeout_at(deadline, whole).await {
             Ok(document) => document.map_err(|fault| fault.at(progress.endpoint())),
@@ -219,10 +230,14 @@ impl Fetcher {
         }
     }
 
-    async fn read(&self, mut body: Body, path: &PathAndQuery, most: usize) -> Result<Bytes, Fault> {
+    async fn read(
+        &self,
+        mut body: Body,
+        path: &PathAndQuery,
+        most: usize,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Fault> {
         let mut bytes = BytesMut::new();
-        let mut budget = None;
-        let mut steps = 0;
+        let mut share: Option<SemaphorePermit<'_>> = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Fault::new(Hop::BackendReset, error.to_string()))?;
             let Ok(data) = frame.into_data() else { continue };
@@ -231,19 +246,19 @@ impl Fetcher {
                 return Err(Fault::new(Hop::InvalidDiscovery, text));
             }
             bytes.extend_from_slice(&data);
-            while steps * READING_STEP < bytes.len() {
-                let step = self.reading.try_acquire().map_err(|_error| {
-                    let text = format!("{READING_BYTES_MAX} bytes of discovery are being read");
-                    Fault::new(Hop::Overloaded, text)
-                })?;
-                steps += 1;
-                match &mut budget {
-                    None => budget = Some(step),
-                    Some(budget) => budget.merge(step),
-                }
+            let steps = share.as_ref().map_or(0, SemaphorePermit::num_permits);
+            let more = bytes.len().div_ceil(READING_STEP).saturating_sub(steps);
+            let more = self.reading.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+            let more = more.map_err(|_error| {
+                let text = format!("{READING_BYTES_MAX} bytes of discovery are being read");
+                Fault::new(Hop::Overloaded, text)
+            })?;
+            match &mut share {
+                None => share = Some(more),
+                Some(share) => share.merge(more),
             }
         }
-        Ok(bytes.freeze())
+        Ok((bytes.freeze(), share))
     }
 }
 
@@ -255,7 +270,11 @@ impl GroupVersion {
     /// `/apis/<group>/<version>`, or `/api/<version>` for the core.
     fn path(&self) -> String {
         let Self { group, version } = self;
-        if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
+        if group.is_empty() {
+            format!("/api/{version}")
+        } else {
+            format!("/apis/{group}/{version}")
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::model::discovery::policy::{self, Policy, Showing};
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::Fault;
 use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
-use crate::runtime::lifecycle::{ReadyGuard, Readiness};
+use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::{Backend, Doubt, Upstream};
 
@@ -218,7 +218,8 @@ impl Known {
         let key = BackendKey::of(backend);
         let before = self.places.insert(wanted.clone(), key);
         let known = before.and_then(|before| self.take_version(before, &wanted));
-        let mut version = known.unwrap_or_else(|| Version::new(self.kept.remove(&remote.name), remote));
+        let mut version =
+            known.unwrap_or_else(|| Version::new(self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
         version.group_priority = entry.group_priority;
         version.version_priority = entry.version_priority;
@@ -255,7 +256,7 @@ impl Known {
             if let Some(until) = version.held {
                 self.held.remove(&(until, wanted.clone()));
             }
-            self.metrics.discovery.moved(version.showing, None);
+            self.metrics.discovery.moved(version.showing.map(Showing::word), None);
             if self.keeps {
                 self.to_keep.insert(version.name, None);
             }
@@ -444,7 +445,7 @@ impl Known {
         let until = if let Showing::Held { until } = showing { Some(until) } else { None };
         let held_before = std::mem::replace(&mut version.held, until);
         let before = version.showing.replace(showing);
-        self.metrics.discovery.moved(before, Some(showing));
+        self.metrics.discovery.moved(before.map(Showing::word), Some(showing.word()));
         if let Some(until) = held_before {
             self.held.remove(&(until, wanted.clone()));
         }
@@ -562,7 +563,8 @@ impl Asked {
             let Some(version) = self.versions.get_mut(wanted) else { continue };
             match learnt {
                 Ok(learnt) => {
-                    let shown = || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
+                    let shown =
+                        || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
                     version.learn(learnt, from_legacy, shown, unix_ms);
                 }
                 Err(fault) => {
@@ -651,7 +653,8 @@ impl Version {
         self.fetched = Some(unix_ms);
         self.fault = None;
         self.changed |= std::mem::take(&mut self.failing);
-        let kept_long_ago = self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
+        let kept_long_ago =
+            self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
         if kept_long_ago {
             (self.learnt_at, self.changed) = (Some(unix_ms), true);
         }

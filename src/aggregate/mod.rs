@@ -4,7 +4,11 @@
 //! and its versions' order are upstream's (`helpers.go:SortedByGroupAndVersion`); unavailable
 //! APIServices are listed like the others.
 
-pub mod assembly;
+pub mod aggregator;
+mod assembly;
+mod fetch;
+mod kept;
+mod known;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

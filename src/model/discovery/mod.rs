@@ -3,7 +3,6 @@
 //! Types follow `k8s.io/api/apidiscovery/v2` and `apimachinery/pkg/apis/meta/v1`; fields are written
 //! in Go's order, so that documents can be compared with upstream's byte by byte.
 
-
 use serde::{Deserialize, Deserializer};
 
 /// Reads `null` as the empty value, as Go does: a nil list without `omitempty` is written so.

@@ -119,6 +119,18 @@ pub enum Showing {
     Omitted,
 }
 
+impl Showing {
+    /// In one word, for metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Held { .. } => "held",
+            Self::Stale => "stale",
+            Self::Omitted => "omitted",
+        }
+    }
+}
+
 impl Policy {
     /// How a version is shown at `now`, in Unix milliseconds. What was never fetched is never shown
     /// as Current: a version that is Current and has no resources defeats kubectl's cache.
