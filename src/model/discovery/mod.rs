@@ -7,6 +7,7 @@ pub mod aggregated;
 pub mod convert;
 pub mod legacy;
 pub mod parse;
+pub mod protobuf;
 
 use serde::{Deserialize, Deserializer};
 
