@@ -43,7 +43,8 @@ pub enum EncodeError {
 
 /// The same document in protobuf, in the envelope that Kubernetes puts around it.
 ///
-/// Known are APIVersions, APIGroupList, APIGroup, APIResourceList and APIGroupDiscoveryList.
+/// Known are `APIVersions`, `APIGroupList`, `APIGroup`, `APIResourceList` and
+/// `APIGroupDiscoveryList`.
 pub fn encode(json: &[u8]) -> Result<Vec<u8>, EncodeError> {
     let head: Head<'_> = serde_json::from_slice(json)?;
     let raw = match (&*head.kind, &*head.api_version) {

@@ -68,7 +68,7 @@ fn resources_with_no_and_missing_verbs() {
         b"k8s\0\n\x15\n\x02v1\x12\x0fAPIResourceList\x12\x9d\x01\n\x10g.example.com/v1\x12I\n\
           \x06things\x10\x01\x1a\x05Thing\"\x0b\n\x03get\n\x04list*\x02th2\x05thing:\x03all:\
           \x02myB\x0bautoscalingJ\x02v2R\x04abc=\x12\"\n\x0dthings/status\x10\0\x1a\x05Thing\"\
-          \02\0B\0J\0R\0\x12\x1a\n\x0cthings/scale\x10\0\x1a\02\0B\0J\0R\0\x1a\0\"\0",
+          \x002\0B\0J\0R\0\x12\x1a\n\x0cthings/scale\x10\0\x1a\x002\0B\0J\0R\0\x1a\0\"\0",
     );
 }
 
@@ -99,14 +99,14 @@ fn aggregated_groups_with_all_that_can_be_missing() {
          \"version\":\"v1\",\"freshness\":\"Stale\"}]},{\"metadata\":{},\"versions\":[{\"vers\
          ion\":\"v1\"}]},{\"metadata\":{\"name\":\"versionless\"}}]}",
         b"k8s\0\n/\n\x16apidiscovery.k8s.io/v2\x12\x15APIGroupDiscoveryList\x12\xb4\x02\n\x06\
-          \n\0\x12\0\x1a\0\x12\xee\x01\n\x1d\n\x0dg.example.com\x12\0\x1a\0\"\0*\02\08\0B\0\
+          \n\0\x12\0\x1a\0\x12\xee\x01\n\x1d\n\x0dg.example.com\x12\0\x1a\0\"\0*\x002\x008\0B\0\
           \x12\xbf\x01\n\x02v2\x12\x81\x01\n\x06things\x12\x0b\n\0\x12\0\x1a\x05Thing\x1a\nNam\
           espaced\"\x05thing*\x03get*\x04list2\x02th:\x03allB;\n\x05scale\x12\x18\n\x0bautosca\
           ling\x12\x02v1\x1a\x05Scale\x1a\x09\n\x01a\x12\x01b\x1a\x01C\x1a\x06\n\0\x12\0\x1a\0\
           \"\x05patchB\x06\n\x04bare\x12\x11\n\x04bare\x1a\x07Cluster\"\0\x12\x19\n\x04none\
           \x12\x06\n\0\x12\0\x1a\0\x1a\x07Cluster\"\0\x1a\x07Current\x12\x0b\n\x02v1\x1a\x05St\
-          ale\x12\x1a\n\x10\n\0\x12\0\x1a\0\"\0*\02\08\0B\0\x12\x06\n\x02v1\x1a\0\x12\x1d\n\
-          \x1b\n\x0bversionless\x12\0\x1a\0\"\0*\02\08\0B\0\x1a\0\"\0",
+          ale\x12\x1a\n\x10\n\0\x12\0\x1a\0\"\0*\x002\x008\0B\0\x12\x06\n\x02v1\x1a\0\x12\x1d\n\
+          \x1b\n\x0bversionless\x12\0\x1a\0\"\0*\x002\x008\0B\0\x1a\0\"\0",
     );
 }
 
