@@ -4,6 +4,8 @@
 //! and its versions' order are upstream's (`helpers.go:SortedByGroupAndVersion`); unavailable
 //! APIServices are listed like the others.
 
+pub mod kept;
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
