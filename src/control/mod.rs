@@ -222,6 +222,7 @@ fn entry(
             service: spec.service.clone(),
             backend,
             fault,
+            legacy_from_backend: false,
         }),
         _ => Route::Local,
     };

@@ -89,11 +89,13 @@ pub enum Hop {
     WrongUpgrade,
     /// The backend's limit for waiting requests is reached.
     Overloaded,
+    /// The backend has not told its resources yet.
+    DiscoveryNotFetched,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -121,6 +123,7 @@ impl Hop {
         Self::InvalidUpgrade(200),
         Self::WrongUpgrade,
         Self::Overloaded,
+        Self::DiscoveryNotFetched,
     ];
 
     /// The fault's one word.
@@ -153,6 +156,7 @@ impl Hop {
             Self::InvalidUpgrade(_) => "InvalidUpgrade",
             Self::WrongUpgrade => "WrongUpgrade",
             Self::Overloaded => "Overloaded",
+            Self::DiscoveryNotFetched => "DiscoveryNotFetched",
         }
     }
 
@@ -225,6 +229,7 @@ impl Hop {
                 format!("{service} switched to a protocol that was not asked for")
             }
             Self::Overloaded => format!("too many requests are waiting for {service}"),
+            Self::DiscoveryNotFetched => format!("the resources of {service} are not known yet"),
         }
     }
 }
