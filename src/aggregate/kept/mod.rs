@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -70,7 +72,7 @@ impl Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {
     service: ServicePort,
-    /// SHA-256 of what the server was trusted by, in hexadecimal.
+    /// SHA-256 of what the server was trusted by, in base64.
     trust: String,
 }
 
@@ -79,8 +81,7 @@ impl Identity {
         let mut digest = Context::new(&SHA256);
         digest.update(&[u8::from(spec.insecure_skip_tls_verify)]);
         digest.update(&spec.ca_bundle);
-        let trust = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { service: spec.service.clone(), trust }
+        Self { service: spec.service.clone(), trust: STANDARD.encode(digest.finish()) }
     }
 }
 
@@ -262,15 +263,15 @@ fn read(path: &Path, name: &str) -> io::Result<Record> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(too_large());
     }
-    decode(Bytes::from(bytes), name)
+    decode(&Bytes::from(bytes), name)
 }
 
-fn decode(bytes: Bytes, name: &str) -> io::Result<Record> {
-    let head: Head = serde_json::from_slice(&bytes)?;
+fn decode(bytes: &Bytes, name: &str) -> io::Result<Record> {
+    let head: Head = serde_json::from_slice(bytes)?;
     if head.format != FORMAT {
         return Err(invalid(format!("of format {}, not {FORMAT}", head.format)));
     }
-    let contents: Contents<'_> = serde_json::from_slice(&bytes)?;
+    let contents: Contents<'_> = serde_json::from_slice(bytes)?;
     if contents.name != name {
         return Err(invalid(format!("that of {:?}", contents.name)));
     }
