@@ -38,6 +38,8 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CA
 const VERSIONS_AT_A_TIME: usize = 16;
 /// Bytes of all answers that are being read at a time.
 const READING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one version's list as it is served.
+const VERSION_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// In what steps that budget is taken, in bytes.
 const READING_STEP: usize = 64 * 1024;
 
@@ -310,14 +312,30 @@ struct ApiResourceList<'a> {
     resources: &'a [ApiResource],
 }
 
+/// A version's own document as far as its resources in the aggregated one tell it.
+pub(super) fn legacy_of_resources(wanted: &GroupVersion, resources: &Bytes) -> Option<Bytes> {
+    let resources: Vec<Resource> = serde_json::from_slice(resources).ok()?;
+    let list = convert::to_legacy(&resources, &wanted.group, &wanted.version);
+    legacy_document(wanted, &list).ok()
+}
+
 fn legacy_document(wanted: &GroupVersion, resources: &[ApiResource]) -> Result<Bytes, Fault> {
     let GroupVersion { group, version } = wanted;
     let group_version =
         if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
-    json(&ApiResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources })
+    let list =
+        ApiResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources };
+    let mut written = Vec::from(json(&list)?);
+    // As Go ends what it writes to a stream.
+    written.push(b'\n');
+    Ok(written.into())
 }
 
 fn json(value: &(impl Serialize + ?Sized)) -> Result<Bytes, Fault> {
-    let written = serde_json::to_vec(value);
-    written.map(Bytes::from).map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))
+    let invalid = |text: String| Fault::new(Hop::InvalidDiscovery, text);
+    let written = serde_json::to_vec(value).map_err(|error| invalid(error.to_string()))?;
+    if written.len() > VERSION_BYTES_MAX {
+        return Err(invalid(format!("the list is longer than {VERSION_BYTES_MAX} bytes")));
+    }
+    Ok(written.into())
 }
