@@ -17,9 +17,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
+use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::assembly::{Assembly, Published, Shown, Source};
-use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;

@@ -129,13 +129,7 @@ impl Assembly {
             core_versions: legacy(written::core_versions(core_address)),
             groups,
         };
-        Self {
-            index: Index::default(),
-            aggregated,
-            listed,
-            changed: HashSet::default(),
-            published,
-        }
+        Self { index: Index::default(), aggregated, listed, changed: HashSet::default(), published }
     }
 
     /// Adds or replaces what one source says of a group-version. The own group is always as it is.

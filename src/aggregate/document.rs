@@ -95,6 +95,16 @@ impl Document {
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&*other.parts).all(same)
     }
 
+    /// Compact JSON in one piece.
+    pub fn json(&self) -> Vec<u8> {
+        self.parts.concat()
+    }
+
+    /// Compact JSON in the pieces that are sent.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
     /// Bytes of compact JSON.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -253,7 +263,8 @@ impl Form {
             Self::Json => json,
             Self::Pretty => written::indented(&json),
             Self::Yaml => {
-                let value: Value = serde_json::from_slice(&json).map_err(|error| internal(&error))?;
+                let value: Value =
+                    serde_json::from_slice(&json).map_err(|error| internal(&error))?;
                 Accepted { media: Media::Yaml, ..Accepted::JSON }.encode(&value, false)?
             }
             Self::Protobuf => written::protobuf(&json).map_err(|error| internal(&error))?,
@@ -276,9 +287,10 @@ fn is_known(headers: &HeaderMap, etag: &HeaderValue) -> bool {
         let tag = tag.trim();
         tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes()
     };
-    headers.get_all(IF_NONE_MATCH).iter().any(|value| {
-        value == etag || value.to_str().is_ok_and(|tags| tags.split(',').any(is))
-    })
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .any(|value| value == etag || value.to_str().is_ok_and(|tags| tags.split(',').any(is)))
 }
 
 /// Whether a line names gzip, and not with a quality of 0.

@@ -145,7 +145,10 @@ pub fn paths(table: &Table) -> Vec<String> {
 fn api_group(group: &routing_table::Group<Upstream>) -> Vec<u8> {
     let mut entries: Vec<&Arc<Entry<Upstream>>> = group.entries.iter().collect();
     entries.sort_by(|left, right| {
-        compare_in_group((left.version_priority, &left.version), (right.version_priority, &right.version))
+        compare_in_group(
+            (left.version_priority, &left.version),
+            (right.version_priority, &right.version),
+        )
     });
     written::api_group(&group.name, entries.iter().map(|entry| &entry.version))
 }

@@ -168,7 +168,11 @@ impl<P: Ord + Clone + AsRef<str>> Rope<P> {
             }
         }
         // The document ends here.
-        let gone: Vec<P> = self.blocks.range((after(start.as_ref()), Bound::Unbounded)).map(|(place, _)| place.clone()).collect();
+        let gone: Vec<P> = self
+            .blocks
+            .range((after(start.as_ref()), Bound::Unbounded))
+            .map(|(place, _)| place.clone())
+            .collect();
         for place in gone {
             made.keep(self.blocks.remove(&place));
         }

@@ -169,7 +169,11 @@ impl Body {
     /// Several ready pieces one after the other; none of them may be empty.
     pub fn parts(parts: Arc<[Bytes]>) -> Self {
         let left = parts.iter().map(|part| part.len() as u64).sum();
-        if left == 0 { Self::empty() } else { Self::new(Source::Parts(Parts { parts, next: 0, left })) }
+        if left == 0 {
+            Self::empty()
+        } else {
+            Self::new(Source::Parts(Parts { parts, next: 0, left }))
+        }
     }
 
     /// A body made here, piece by piece, that ends when the stream ends.

@@ -320,7 +320,8 @@ impl Connection {
         match &*route {
             Route::Documents(document) => {
                 let query = query(parts);
-                let answer = self.proxy.documents.serve(&table, document, document_asked(asked, &query));
+                let answer =
+                    self.proxy.documents.serve(&table, document, document_asked(asked, &query));
                 Ok(with_own_headers(answer.await?, outcome))
             }
             Route::Objects => {

@@ -116,11 +116,7 @@ pub struct Index<V> {
 
 impl<V> Default for Index<V> {
     fn default() -> Self {
-        Self {
-            groups: HashMap::default(),
-            aggregated: BTreeSet::new(),
-            listed: BTreeSet::new(),
-        }
+        Self { groups: HashMap::default(), aggregated: BTreeSet::new(), listed: BTreeSet::new() }
     }
 }
 
@@ -211,8 +207,7 @@ impl<V: PartialEq> Group<V> {
         }
         known.hidden.retain(|hidden| hidden.source != account.source);
         let wins = account.source < known.winner.source;
-        let hidden =
-            if wins { std::mem::replace(&mut known.winner, account) } else { account };
+        let hidden = if wins { std::mem::replace(&mut known.winner, account) } else { account };
         known.hidden.push(hidden);
         known.hidden.sort_by_key(|hidden| hidden.source);
         wins
