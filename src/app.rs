@@ -94,7 +94,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
     let (assembly, published) = documents();
-    let feeding = tasks::spawn_owned("documents", feed(table.clone(), assembly));
+    let feeding =
+        tasks::spawn_owned("documents", feed(table.clone(), assembly, Arc::clone(&metrics)));
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -163,6 +164,7 @@ fn documents() -> ((Assembly, Publisher<Published>), View<Published>) {
 async fn feed(
     mut table: View<RoutingTable<Upstream>>,
     (mut assembly, publisher): (Assembly, Publisher<Published>),
+    metrics: Arc<Metrics>,
 ) {
     let mut shown = BTreeSet::new();
     loop {
@@ -186,6 +188,7 @@ async fn feed(
         shown = seen;
         if assembly.is_changed() {
             publisher.publish(assembly.publish());
+            metrics.discovery_aggregations.inc();
         }
         if !table.changed().await {
             return;

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub certificates: CertificateMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
+    /// `aggregator_discovery_aggregation_count_total`: publications of documents.
+    pub discovery_aggregations: IntCounter,
     build_info: IntGaugeVec,
     routes: RouteVecs,
     endpoints: EndpointVecs,
@@ -97,6 +99,10 @@ impl Metrics {
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
             )?,
+            discovery_aggregations: IntCounter::new(
+                "aggregator_discovery_aggregation_count_total",
+                "Counter of number of times discovery was aggregated",
+            )?,
             build_info: gauge(
                 "portico_build_info",
                 "A metric with a constant '1' value labeled by portico's version.",
@@ -122,6 +128,7 @@ impl Metrics {
             Box::new(self.rejected_connections.clone()),
             Box::new(self.authentication.clone()),
             Box::new(self.access_log_dropped.clone()),
+            Box::new(self.discovery_aggregations.clone()),
             Box::new(self.build_info.clone()),
             Box::new(Process::new()?),
         ];
