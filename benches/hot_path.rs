@@ -14,6 +14,7 @@ use portico::model::accept::Offer;
 use portico::model::discovery::aggregated::{
     Freshness, GroupVersionKind, Resource, Scope, Subresource,
 };
+use portico::model::discovery::policy::Policy;
 use portico::model::fault::ServicePort;
 use portico::model::negotiated::Negotiated;
 use portico::model::query::Query;
@@ -49,7 +50,7 @@ fn entry(group: usize) -> Entry<()> {
             service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
             backend: (),
             fault: None,
-            legacy_from_backend: false,
+            discovery: Policy::default(),
         })),
         group,
     }
@@ -155,6 +156,7 @@ fn show(assembly: &mut Assembly, group: usize, versions: usize, resources: &Byte
             listed: true,
             entry: Some(Told { freshness: Freshness::Current, resources }),
             legacy: Some(format!("{{\"of\":\"{name}/{version}\"}}\n").into()),
+            fault: None,
         };
         assembly.set(Source::Remote, &name, &format!("v{version}").into(), shown);
     }
@@ -163,7 +165,7 @@ fn show(assembly: &mut Assembly, group: usize, versions: usize, resources: &Byte
 /// 200 groups of 3 versions of 20 resources, or 5,000 of one version of 2 resources: 5 MB each.
 fn assembly(groups: usize) -> (Assembly, usize, usize) {
     let (versions, count) = if groups > 200 { (1, 2) } else { (3, 20) };
-    let mut assembly = Assembly::new("localhost:443");
+    let mut assembly = Assembly::new();
     (0..groups).for_each(|group| show(&mut assembly, group, versions, &resources(count, group)));
     (assembly, versions, count)
 }

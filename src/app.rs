@@ -2,7 +2,6 @@
 //!
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,13 +18,13 @@ use tokio::time::{Instant, interval};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
-use crate::aggregate::assembly::{Assembly, Published, Shown, Source};
+use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
-use crate::model::routing_table::{Entry, RoutingTable};
+use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services};
 use crate::runtime::descriptors;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
@@ -41,7 +40,7 @@ use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
-use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
+use crate::upstream::{self, Pool, Pools, Upstreams, ca_bundles};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -68,6 +67,8 @@ pub struct Running {
 pub struct Tuning {
     /// How backends are reached; the identity comes from the flags.
     pub upstream: upstream::Config,
+    /// How discovery is kept up to date; where it is kept comes from the flags.
+    pub discovery: aggregator::Config,
 }
 
 /// Starts everything on the calling runtime, which is the control plane's, and on the data-plane
@@ -93,13 +94,20 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
-    let (assembly, published) = documents();
-    let feeding =
-        tasks::spawn_owned("documents", feed(table.clone(), assembly, Arc::clone(&metrics)));
+    let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
+    let surroundings = Surroundings {
+        table: table.clone(),
+        attention: upstreams.attention(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
+    let (aggregator, documents) = Aggregator::new(discovery, surroundings)
+        .context("cannot keep discovery in the data directory")?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
-        documents: Documents::new(published, Handle::current()),
+        documents: Documents::new(documents, Handle::current()),
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
         spans,
@@ -135,65 +143,17 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
         tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
     ];
-    let control = Control {
-        store: store.clone(),
-        publisher,
-        upstreams: Upstreams::new(upstream_config, Arc::clone(&metrics)),
-        metrics,
-        routing: config.routing,
-    };
+    let control =
+        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
-    tasks.push(feeding);
+    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");
         }
     });
     Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
-}
-
-/// Where documents are made, and where they are read.
-fn documents() -> ((Assembly, Publisher<Published>), View<Published>) {
-    let mut assembly = Assembly::new("");
-    let (publisher, published) = Publisher::new(assembly.publish());
-    ((assembly, publisher), published)
-}
-
-/// Shows what the table has of each group-version: its name.
-async fn feed(
-    mut table: View<RoutingTable<Upstream>>,
-    (mut assembly, publisher): (Assembly, Publisher<Published>),
-    metrics: Arc<Metrics>,
-) {
-    let mut shown = BTreeSet::new();
-    loop {
-        let now = table.load();
-        let mut seen = BTreeSet::new();
-        for entry in now.groups().flat_map(|group| &group.entries) {
-            let Entry { group, version, group_priority, version_priority, .. } = &**entry;
-            seen.insert((Arc::clone(group), Arc::clone(version)));
-            let name = Shown {
-                group_priority: *group_priority,
-                version_priority: *version_priority,
-                listed: true,
-                entry: None,
-                legacy: None,
-            };
-            assembly.set(Source::Remote, group, version, name);
-        }
-        for (group, version) in shown.difference(&seen) {
-            assembly.remove(Source::Remote, group, version);
-        }
-        shown = seen;
-        if assembly.is_changed() {
-            publisher.publish(assembly.publish());
-            metrics.discovery_aggregations.inc();
-        }
-        if !table.changed().await {
-            return;
-        }
-    }
 }
 
 /// Writes out what the log holds; blocks while somebody cannot get a line out.

@@ -16,6 +16,7 @@ use super::written;
 use crate::model::discovery::aggregated::Freshness;
 pub use crate::model::discovery::index::Source;
 use crate::model::discovery::index::{Change, Group, Index, Standing};
+use crate::model::fault::Fault;
 use crate::model::order::{AggregatedPlace, ListedPlace};
 use crate::model::routing_table::{OWN_GROUP, OWN_VERSION};
 use crate::model::shards::Shards;
@@ -55,6 +56,8 @@ pub struct Shown {
     pub entry: Option<Entry>,
     /// Its APIResourceList in compact JSON; none while there is none, which is a 503.
     pub legacy: Option<Bytes>,
+    /// Why there is no `legacy`, when that is known.
+    pub fault: Option<Fault>,
 }
 
 /// One version in the aggregated document.
@@ -97,18 +100,20 @@ pub struct Published {
     groups: Shards<Arc<GroupDocuments>>,
 }
 
+type Own = Result<Arc<Document>, Option<Fault>>;
+
 /// The documents of one group.
 #[derive(Clone, Debug, Default)]
 struct GroupDocuments {
     /// None when no version is listed.
     group: Option<Arc<Document>>,
-    /// Each version and its APIResourceList, if there is one.
-    versions: Vec<(Arc<str>, Option<Arc<Document>>)>,
+    /// Each version and its APIResourceList, or why there is none as far as that is known.
+    versions: Vec<(Arc<str>, Own)>,
 }
 
 impl Assembly {
-    /// Knows nothing but the own group; `core_address` is the `host:port` that `/api` names.
-    pub fn new(core_address: &str) -> Self {
+    /// Knows nothing but the own group.
+    pub fn new() -> Self {
         let own: Arc<str> = OWN_VERSION.into();
         let mut listed_head = LISTED_HEAD.as_bytes().to_vec();
         written::group(OWN_GROUP, std::iter::once(&own), &mut listed_head);
@@ -118,7 +123,7 @@ impl Assembly {
         let legacy = |json: Vec<u8>| Arc::new(Document::of_json(json.into()));
         let own_group = GroupDocuments {
             group: Some(legacy(written::api_group(OWN_GROUP, std::iter::once(&own)))),
-            versions: vec![(Arc::clone(&own), Some(legacy(OWN_RESOURCES.into())))],
+            versions: vec![(Arc::clone(&own), Ok(legacy(OWN_RESOURCES.into())))],
         };
         let mut groups = Shards::default();
         groups.set(&OWN_GROUP.into(), Some(Arc::new(own_group)));
@@ -126,10 +131,16 @@ impl Assembly {
             aggregated: Arc::new(Document::of_blocks(&aggregated.blocks(), true)),
             listed: Arc::new(Document::of_blocks(&listed.blocks(), false)),
             core: Arc::new(core(None)),
-            core_versions: legacy(written::core_versions(core_address)),
+            core_versions: legacy(written::core_versions("")),
             groups,
         };
         Self { index: Index::default(), aggregated, listed, changed: HashSet::default(), published }
+    }
+
+    /// From the next publication on, `/api` names this `host:port` as the server's address.
+    pub fn serve_at(&mut self, address: &str) {
+        let versions = Document::of_json(written::core_versions(address).into());
+        self.published.core_versions = Arc::new(versions);
     }
 
     /// Adds or replaces what one source says of a group-version. The own group is always as it is.
@@ -165,6 +176,12 @@ impl Assembly {
         !self.changed.is_empty()
     }
 
+    /// The list of resources that a source has set; a part of the document once that is made.
+    pub fn resources(&self, source: Source, group: &str, version: &str) -> Option<Bytes> {
+        let account = self.index.account(source, group, version)?;
+        Some(account.value.entry.as_ref()?.resources.clone())
+    }
+
     /// Makes what has changed since the last time.
     pub fn publish(&mut self) -> Published {
         if self.aggregated.is_changed() {
@@ -194,7 +211,8 @@ impl Assembly {
             for (name, ranges) in groups {
                 if let Some(group) = self.index.group_mut(&name) {
                     let entries = written::shown_mut(group).map(|entry| &mut entry.resources);
-                    for (resources, range) in entries.zip(ranges) {
+                    let written = entries.zip(ranges).filter(|(_, range)| !range.is_empty());
+                    for (resources, range) in written {
                         // The same bytes: what is in the document is not held twice.
                         *resources = block.json.slice(range);
                     }
@@ -235,17 +253,21 @@ impl Assembly {
             document(written::api_group(name, listed(group)).into(), before.group.as_ref())
         });
         let versions = group.versions.iter().map(|version| {
-            let legacy = version.winner.value.legacy.clone();
-            let old = before.version(&version.name);
-            (Arc::clone(&version.name), legacy.map(|json| document(json, old)))
+            let Shown { legacy, fault, .. } = &version.winner.value;
+            let old = before.version(&version.name).and_then(|old| old.as_ref().ok());
+            let own = match legacy {
+                Some(json) => Ok(document(json.clone(), old)),
+                None => Err(fault.clone()),
+            };
+            (Arc::clone(&version.name), own)
         });
         Some(GroupDocuments { group: api_group, versions: versions.collect() })
     }
 }
 
 impl GroupDocuments {
-    fn version(&self, name: &str) -> Option<&Arc<Document>> {
-        self.versions.iter().find(|(version, _)| &**version == name)?.1.as_ref()
+    fn version(&self, name: &str) -> Option<&Own> {
+        Some(&self.versions.iter().find(|(version, _)| &**version == name)?.1)
     }
 }
 
@@ -293,9 +315,14 @@ impl Published {
         self.groups.get(group)?.group.as_deref()
     }
 
-    /// `/apis/<group>/<version>`, or `/api/<version>` for the empty group.
-    pub fn resources(&self, group: &str, version: &str) -> Option<&Document> {
-        self.groups.get(group)?.version(version).map(|document| &**document)
+    /// `/apis/<group>/<version>`, or `/api/<version>` for the empty group; else why there is none, if
+    /// that is known.
+    pub fn resources(&self, group: &str, version: &str) -> Result<&Document, Option<&Fault>> {
+        match self.groups.get(group).and_then(|group| group.version(version)) {
+            Some(Ok(document)) => Ok(document),
+            Some(Err(fault)) => Err(fault.as_ref()),
+            None => Err(None),
+        }
     }
 }
 

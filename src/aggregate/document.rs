@@ -18,6 +18,7 @@ use super::rope::Block;
 use super::written;
 use crate::body::{self, Body};
 use crate::model::accept::{Accepted, Media};
+use crate::model::discovery::protobuf;
 use crate::model::negotiated::Negotiated;
 use crate::model::rejection::Rejection;
 use crate::runtime::background::{Background, NotMade};
@@ -267,7 +268,7 @@ impl Form {
                     serde_json::from_slice(&json).map_err(|error| internal(&error))?;
                 Accepted { media: Media::Yaml, ..Accepted::JSON }.encode(&value, false)?
             }
-            Self::Protobuf => written::protobuf(&json).map_err(|error| internal(&error))?,
+            Self::Protobuf => protobuf::encode(&json).map_err(|error| internal(&error))?,
         };
         Ok(made.into())
     }

@@ -4,8 +4,13 @@
 //! that it agreed on. Nothing here waits for a backend, and a data-plane thread makes nothing that grows
 //! with the number of APIs.
 
+pub mod aggregator;
 pub mod assembly;
 mod document;
+mod fetch;
+mod keeper;
+mod kept;
+mod known;
 mod rope;
 mod written;
 
@@ -80,9 +85,9 @@ impl Documents {
             }
             Named::Core if aggregated => published.core(),
             Named::Core => published.core_versions(),
-            Named::OwnResources => {
-                published.resources(OWN_GROUP, OWN_VERSION).ok_or(Rejection::PathNotFound)?
-            }
+            Named::OwnResources => published
+                .resources(OWN_GROUP, OWN_VERSION)
+                .map_err(|_none| Rejection::PathNotFound)?,
             Named::Group(name) => match published.group(name) {
                 Some(ready) => ready,
                 None => {
@@ -104,17 +109,17 @@ impl Documents {
     ) -> Result<Response<Body>, Rejection> {
         let RequestInfo { group, version, .. } = *asked.info;
         let published = self.published.load();
-        let Some(ready) = published.resources(group, version) else {
-            return Err(not_fetched(remote));
-        };
+        let ready =
+            published.resources(group, version).map_err(|fault| not_fetched(remote, fault))?;
         let negotiated = Negotiated::new(asked.headers, asked.query, Offer::LegacyDiscovery)?;
         ready.respond(asked.headers, negotiated, &self.background).await
     }
 }
 
 /// 503 that names why there is no document.
-fn not_fetched(remote: &Remote<Upstream>) -> Rejection {
-    let fault = remote.fault.clone().unwrap_or_else(|| Fault::from(Hop::DiscoveryNotFetched));
+fn not_fetched(remote: &Remote<Upstream>, fault: Option<&Fault>) -> Rejection {
+    let fault = remote.fault.as_ref().or(fault);
+    let fault = fault.cloned().unwrap_or_else(|| Hop::DiscoveryNotFetched.into());
     Rejection::Backend(Box::new(BackendFault {
         api_service: Arc::clone(&remote.name),
         service: remote.service.clone(),

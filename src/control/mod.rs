@@ -222,7 +222,7 @@ fn entry(
             service: spec.service.clone(),
             backend,
             fault,
-            legacy_from_backend: false,
+            discovery: outline.discovery,
         }),
         _ => Route::Local,
     };

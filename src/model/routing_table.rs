@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::discovery::policy::Policy;
 use super::fault::{Fault, ServicePort};
 use super::health::Probe;
 use super::request_info::RequestInfo;
@@ -85,9 +86,8 @@ pub struct Remote<B> {
     pub backend: B,
     /// Set while the APIService is not available: its callers are answered with it at once.
     pub fault: Option<Fault>,
-    /// True when its APIResourceList is to come from the backend at each request, and not from what was
-    /// fetched last (annotation `portico.dev/legacy-discovery: proxy`).
-    pub legacy_from_backend: bool,
+    /// What is shown of it while its server fails, and who answers for its resources.
+    pub discovery: Policy,
 }
 
 /// What one APIService contributes to the table.
@@ -241,6 +241,11 @@ impl<B> RoutingTable<B> {
         self.groups.values()
     }
 
+    /// The names of groups that are other than in `before`, which costs what has changed.
+    pub fn groups_changed_since(&self, before: &Self) -> Vec<Arc<str>> {
+        self.groups.changed_since(&before.groups, Arc::ptr_eq)
+    }
+
     /// True once the objects have been read: only then is an unknown path 404.
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -298,7 +303,7 @@ mod tests {
                 service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
                 backend: 7,
                 fault: None,
-                legacy_from_backend: false,
+                discovery: Policy::default(),
             })),
         }
     }
@@ -369,5 +374,15 @@ mod tests {
         let after = before.clone().without("g", "v1").without("g", "v2").completed();
         check(&before.completed(), "/apis/g/v1", "v1.g");
         check(&after, "/apis/g", "NotFound");
+    }
+
+    #[test]
+    fn groups_that_came_went_or_changed_are_named() {
+        let before = table();
+        let after = before.clone().without("g", "v2").with(entry("h", "v1")).without("", "v1");
+        let mut changed = after.groups_changed_since(&before);
+        changed.sort();
+        assert_eq!(changed, ["", "g", "h"].map(Arc::from));
+        assert!(after.groups_changed_since(&after.clone()).is_empty());
     }
 }

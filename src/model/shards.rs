@@ -41,6 +41,23 @@ impl<V> Shards<V> {
     }
 }
 
+impl<V> Shards<V> {
+    /// The names whose values are other than in `before`, where shards that both share need not be
+    /// looked at.
+    pub fn changed_since(&self, before: &Self, same: impl Fn(&V, &V) -> bool) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
+        let shards = self.shards.iter().zip(&before.shards);
+        for (now, before) in shards.filter(|(now, before)| !Arc::ptr_eq(now, before)) {
+            let stays =
+                |name: &str, value: &V| before.get(name).is_some_and(|old| same(value, old));
+            let new = now.iter().filter(|(name, value)| !stays(name, value));
+            let gone = before.keys().filter(|name| !now.contains_key(*name));
+            changed.extend(new.map(|(name, _)| name).chain(gone).cloned());
+        }
+        changed
+    }
+}
+
 impl<V: Clone> Shards<V> {
     /// Sets the value of a name, or takes it out.
     pub fn set(&mut self, name: &Arc<str>, value: Option<V>) {

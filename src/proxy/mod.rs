@@ -400,7 +400,7 @@ fn is_told_here(remote: &Remote<Upstream>, asked: Asked<'_>) -> bool {
     let Asked { info, parts, .. } = asked;
     info.names_version()
         && matches!(parts.method, Method::GET | Method::HEAD)
-        && !remote.legacy_from_backend
+        && !remote.discovery.legacy_from_backend
 }
 
 fn document_asked<'a>(asked: Asked<'a>, query: &'a Query) -> aggregate::Asked<'a> {

@@ -21,7 +21,7 @@ fn resources(name: &str) -> Bytes {
 fn shown(priorities: (i32, i32), freshness: Freshness, resources: Bytes) -> Shown {
     let (group_priority, version_priority) = priorities;
     let entry = Some(Entry { freshness, resources });
-    Shown { group_priority, version_priority, listed: true, entry, legacy: None }
+    Shown { group_priority, version_priority, listed: true, entry, legacy: None, fault: None }
 }
 
 fn current(priorities: (i32, i32)) -> Shown {
@@ -69,7 +69,7 @@ fn listed_lines(published: &Published) -> Vec<String> {
 /// `TestAPIs/empty` and `TestRemoveAPIService`.
 #[test]
 fn the_own_group_is_always_there_and_first() {
-    let mut assembly = Assembly::new("host:443");
+    let mut assembly = Assembly::new();
     let empty = assembly.publish();
     assert_eq!(
         text(empty.aggregated()),
@@ -97,13 +97,13 @@ fn the_own_group_is_always_there_and_first() {
     assert_eq!(text(again.aggregated()), text(empty.aggregated()));
     assert_eq!(again.aggregated().etag(), empty.aggregated().etag());
     assert_eq!(text(again.listed()), text(empty.listed()));
-    assert!(again.group("a").is_none() && again.resources("a", "v1").is_none());
+    assert!(again.group("a").is_none() && again.resources("a", "v1").is_err());
 }
 
 /// `TestAPIs/simple add`, `/sorting`, `/unavailable service`; `TestAPIGroup/sorting`.
 #[test]
 fn both_lists_and_each_group_are_in_upstreams_order() {
-    let mut assembly = Assembly::new("");
+    let mut assembly = Assembly::new();
     set(&mut assembly, "foo", "v1", current((1, 10)));
     set(&mut assembly, "bar", "v1", current((11, 5)));
     set(&mut assembly, "foo", "v2", current((20, 15)));
@@ -130,7 +130,7 @@ fn both_lists_and_each_group_are_in_upstreams_order() {
 
 #[test]
 fn a_version_is_written_as_upstream_writes_it() {
-    let mut assembly = Assembly::new("");
+    let mut assembly = Assembly::new();
     set(&mut assembly, "g", "v1", current((1, 4)));
     set(&mut assembly, "g", "v2", shown((1, 3), Freshness::Stale, "[]".into()));
     set(&mut assembly, "g", "v3", shown((1, 2), Freshness::Stale, resources("old")));
@@ -154,7 +154,8 @@ fn a_version_is_written_as_upstream_writes_it() {
 
 #[test]
 fn the_core_has_documents_of_its_own_and_is_in_no_list() {
-    let mut assembly = Assembly::new("10.0.0.1:6443");
+    let mut assembly = Assembly::new();
+    assembly.serve_at("10.0.0.1:6443");
     let empty = assembly.publish();
     assert_eq!(value(empty.core())["items"], json!([]));
     let legacy = Some(Bytes::from("{\"kind\":\"APIResourceList\"}\n"));
@@ -170,14 +171,14 @@ fn the_core_has_documents_of_its_own_and_is_in_no_list() {
         "{\"kind\":\"APIVersions\",\"versions\":[\"v1\"],\"serverAddressByClientCIDRs\":[\
          {\"clientCIDR\":\"0.0.0.0/0\",\"serverAddress\":\"10.0.0.1:6443\"}]}\n"
     );
-    assert!(published.resources("", "v1").is_some() && published.group("").is_none());
+    assert!(published.resources("", "v1").is_ok() && published.group("").is_none());
     assert!(aggregated_lines(&published).is_empty() && listed_lines(&published).is_empty());
 }
 
 /// `TestEtagConsistent`, and `TestUpdateService`'s equal content.
 #[test]
 fn equal_content_has_an_equal_tag_and_added_content_takes_it_with_it() {
-    let (mut one, mut two) = (Assembly::new(""), Assembly::new(""));
+    let (mut one, mut two) = (Assembly::new(), Assembly::new());
     for assembly in [&mut one, &mut two] {
         set(assembly, "g", "v1", current((1, 1)));
         set(assembly, "h", "v1", current((1, 1)));
@@ -196,7 +197,7 @@ fn equal_content_has_an_equal_tag_and_added_content_takes_it_with_it() {
 
 #[test]
 fn documents_that_stay_as_they_are_are_the_same_documents() {
-    let mut assembly = Assembly::new("");
+    let mut assembly = Assembly::new();
     let legacy = Some(Bytes::from("{}\n"));
     set(&mut assembly, "g", "v1", Shown { legacy: legacy.clone(), ..current((1, 1)) });
     let before = assembly.publish();
@@ -211,12 +212,12 @@ fn documents_that_stay_as_they_are_are_the_same_documents() {
         after.resources("g", "v1").unwrap()
     ));
     set(&mut assembly, "g", "v1", Shown { legacy: None, ..current((1, 1)) });
-    assert!(assembly.publish().resources("g", "v1").is_none());
+    assert!(assembly.publish().resources("g", "v1").is_err());
 }
 
 #[test]
 fn resources_are_held_once() {
-    let mut assembly = Assembly::new("");
+    let mut assembly = Assembly::new();
     for name in ["g", "h"] {
         set(&mut assembly, name, "v1", current((1, 1)));
         set(&mut assembly, name, "v2", shown((1, 1), Freshness::Stale, "[]".into()));
@@ -272,7 +273,7 @@ proptest! {
 
     #[test]
     fn replicas_with_the_same_inputs_have_the_same_documents(changes in changes()) {
-        let mut one = Assembly::new("h");
+        let mut one = Assembly::new();
         let mut state: BTreeMap<Key, (i32, i32, u16)> = BTreeMap::new();
         for (at, (key, to)) in changes.into_iter().enumerate() {
             apply(&mut one, key, to);
@@ -284,7 +285,7 @@ proptest! {
                 one.publish();
             }
         }
-        let mut two = Assembly::new("h");
+        let mut two = Assembly::new();
         for (key, to) in state.into_iter().rev() {
             apply(&mut two, key, Some(to));
         }
@@ -297,7 +298,7 @@ proptest! {
             let name = format!("group{group}");
             prop_assert_eq!(one.group(&name).map(text), two.group(&name).map(text));
             for version in ["v1", "v2", "v1beta1"] {
-                let of = |published: &Published| published.resources(&name, version).map(text);
+                let of = |published: &Published| published.resources(&name, version).map(text).ok();
                 prop_assert_eq!(of(&one), of(&two));
             }
         }

@@ -176,6 +176,13 @@ impl<V> Index<V> {
         self.groups.get(name)
     }
 
+    /// What one source says of a group-version.
+    pub fn account(&self, source: Source, group: &str, version: &str) -> Option<&Account<V>> {
+        let known = self.group(group)?.versions.iter().find(|known| &*known.name == version)?;
+        let mut accounts = std::iter::once(&known.winner).chain(&known.hidden);
+        accounts.find(|account| account.source == source)
+    }
+
     /// The same to put values in that show the same; places stay as they are.
     pub fn group_mut(&mut self, name: &str) -> Option<&mut Group<V>> {
         self.groups.get_mut(name)

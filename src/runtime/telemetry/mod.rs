@@ -4,6 +4,7 @@
 //! own from first use on. Both take their series out of the registry when they go.
 
 mod certificates;
+mod discovery;
 mod endpoint;
 mod phases;
 mod process;
@@ -17,6 +18,7 @@ use prometheus::{
 };
 
 pub use certificates::CertificateMetrics;
+pub use discovery::DiscoveryMetrics;
 pub use endpoint::EndpointMetrics;
 pub use phases::Phases;
 pub use route::{RouteMetrics, TunnelMetrics};
@@ -46,10 +48,10 @@ pub struct Metrics {
     pub authentication: IntCounterVec,
     /// When certificates end.
     pub certificates: CertificateMetrics,
+    /// How well the discovery of backends is known.
+    pub discovery: DiscoveryMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
-    /// `aggregator_discovery_aggregation_count_total`: publications of documents.
-    pub discovery_aggregations: IntCounter,
     build_info: IntGaugeVec,
     routes: RouteVecs,
     endpoints: EndpointVecs,
@@ -95,13 +97,10 @@ impl Metrics {
                 &["result"],
             )?,
             certificates: CertificateMetrics::new()?,
+            discovery: DiscoveryMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
-            )?,
-            discovery_aggregations: IntCounter::new(
-                "aggregator_discovery_aggregation_count_total",
-                "Counter of number of times discovery was aggregated",
             )?,
             build_info: gauge(
                 "portico_build_info",
@@ -128,11 +127,11 @@ impl Metrics {
             Box::new(self.rejected_connections.clone()),
             Box::new(self.authentication.clone()),
             Box::new(self.access_log_dropped.clone()),
-            Box::new(self.discovery_aggregations.clone()),
             Box::new(self.build_info.clone()),
             Box::new(Process::new()?),
         ];
         collectors.extend(self.certificates.collectors());
+        collectors.extend(self.discovery.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
         Ok(collectors)
