@@ -17,6 +17,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
+use crate::aggregate::Documents;
+use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
@@ -65,6 +67,8 @@ pub struct Running {
 pub struct Tuning {
     /// How backends are reached; the identity comes from the flags.
     pub upstream: upstream::Config,
+    /// How discovery is kept up to date; where it is kept comes from the flags.
+    pub discovery: aggregator::Config,
 }
 
 /// Starts everything on the calling runtime, which is the control plane's, and on the data-plane
@@ -90,9 +94,20 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
+    let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
+    let surroundings = Surroundings {
+        table: table.clone(),
+        attention: upstreams.attention(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
+    let (aggregator, documents) = Aggregator::new(discovery, surroundings)
+        .context("cannot keep discovery in the data directory")?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
+        documents: Documents::new(documents, Handle::current()),
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
         spans,
@@ -128,15 +143,11 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
         tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
     ];
-    let control = Control {
-        store: store.clone(),
-        publisher,
-        upstreams: Upstreams::new(upstream_config, Arc::clone(&metrics)),
-        metrics,
-        routing: config.routing,
-    };
+    let control =
+        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
+    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");

@@ -1,6 +1,6 @@
 //! The command line.
 
-mod bench;
+pub mod bench;
 pub mod demo;
 mod log;
 pub mod pages;

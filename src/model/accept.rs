@@ -6,17 +6,23 @@
 
 use std::cmp::Reverse;
 
+use http::HeaderValue;
 use serde_json::Value;
 
 use super::query::Query;
 use super::rejection::Rejection;
 
-/// What 406 names as served.
+/// What 406 names as served where objects are.
 pub const SERVED: &str = "application/json, application/yaml";
+/// What 406 names as served where discovery documents are.
+pub const SERVED_DISCOVERY: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 /// The content type of the aggregated discovery document in JSON.
 pub const DISCOVERY_JSON: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const DISCOVERY_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const DISCOVERY_PROTOBUF: &str =
+    "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +31,8 @@ pub enum Media {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for discovery documents only.
+    Protobuf,
 }
 
 /// What an answer shows of the object.
@@ -49,8 +57,16 @@ pub enum Offer {
     Events,
     /// Discovery: plain documents and the aggregated one.
     Discovery,
+    /// Discovery documents from before aggregation.
+    LegacyDiscovery,
     /// Plain documents.
     Plain,
+}
+
+impl Offer {
+    fn is_discovery(self) -> bool {
+        matches!(self, Self::Discovery | Self::LegacyDiscovery)
+    }
 }
 
 /// What was chosen.
@@ -78,9 +94,20 @@ pub fn negotiate(accept: Option<&str>, offer: Offer) -> Option<Accepted> {
     Some(aggregated.unwrap_or(first))
 }
 
+/// Whether a Content-Type is that of the aggregated document, v2 in JSON; parameters may come in any
+/// order, and others beside them (`ContentTypeIsGVK` in client-go).
+pub fn is_aggregated(content_type: Option<&HeaderValue>) -> bool {
+    let text = content_type.and_then(|value| value.to_str().ok());
+    let clause = text.and_then(Clause::parse);
+    clause.is_some_and(|clause| {
+        clause.media_type == "application/json"
+            && clause.accepted(Offer::Discovery).is_some_and(|found| found.form == Form::Discovery)
+    })
+}
+
 /// 406 with what is served here.
-pub fn not_acceptable() -> Rejection {
-    Rejection::NotAcceptable(SERVED)
+pub fn not_acceptable(offer: Offer) -> Rejection {
+    Rejection::NotAcceptable(if offer.is_discovery() { SERVED_DISCOVERY } else { SERVED })
 }
 
 /// Whether JSON is indented: `?pretty=` decides, else the clause or a person's tool asking.
@@ -101,8 +128,10 @@ impl Accepted {
         match (self.media, self.form) {
             (Media::Json, Form::Discovery) => DISCOVERY_JSON,
             (Media::Yaml, Form::Discovery) => DISCOVERY_YAML,
+            (Media::Protobuf, Form::Discovery) => DISCOVERY_PROTOBUF,
             (Media::Json, _) => "application/json",
             (Media::Yaml, _) => "application/yaml",
+            (Media::Protobuf, _) => "application/vnd.kubernetes.protobuf",
         }
     }
 
@@ -110,6 +139,8 @@ impl Accepted {
     pub fn encode(self, value: &Value, pretty: bool) -> Result<Vec<u8>, Rejection> {
         let written = match (self.media, pretty) {
             (Media::Yaml, _) => serde_saphyr::to_string(value).map_err(internal)?.into_bytes(),
+            // Discovery documents only, which are written from their JSON.
+            (Media::Protobuf, _) => return Err(internal("objects are not written in protobuf")),
             (Media::Json, true) => serde_json::to_vec_pretty(value).map_err(internal)?,
             (Media::Json, false) => {
                 let mut bytes = serde_json::to_vec(value).map_err(internal)?;
@@ -135,6 +166,8 @@ struct Clause<'a> {
     group: Option<&'a str>,
     version: Option<&'a str>,
     pretty: bool,
+    /// Asks for what is nowhere served: a stream of another kind, or an older server's answers.
+    impossible: bool,
 }
 
 impl<'a> Clause<'a> {
@@ -148,6 +181,7 @@ impl<'a> Clause<'a> {
             group: None,
             version: None,
             pretty: false,
+            impossible: false,
         };
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             let value = value.trim();
@@ -157,6 +191,8 @@ impl<'a> Clause<'a> {
                 "g" => clause.group = Some(value),
                 "v" => clause.version = Some(value),
                 "pretty" => clause.pretty = value == "1",
+                "stream" => clause.impossible |= !matches!(value, "" | "watch"),
+                "sv" => clause.impossible |= !value.is_empty(),
                 _ => {}
             }
         }
@@ -171,8 +207,12 @@ impl<'a> Clause<'a> {
         let media = match self.media_type {
             "*" | "*/*" | "application/*" | "application/json" => Media::Json,
             "application/yaml" if offer != Offer::Events => Media::Yaml,
+            "application/vnd.kubernetes.protobuf" if offer.is_discovery() => Media::Protobuf,
             _ => return None,
         };
+        if self.impossible {
+            return None;
+        }
         let objects = matches!(offer, Offer::Objects | Offer::Events);
         let form = match (self.group, self.version, self.kind) {
             (None, None, None) => Form::Object,

@@ -89,11 +89,17 @@ pub enum Hop {
     WrongUpgrade,
     /// The backend's limit for waiting requests is reached.
     Overloaded,
+    /// The backend's discovery was answered with an error.
+    DiscoveryRefused,
+    /// The backend's discovery cannot be read: too long, cut short, of another kind.
+    InvalidDiscovery,
+    /// The backend has not told its resources yet.
+    DiscoveryNotFetched,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -121,6 +127,9 @@ impl Hop {
         Self::InvalidUpgrade(200),
         Self::WrongUpgrade,
         Self::Overloaded,
+        Self::DiscoveryRefused,
+        Self::InvalidDiscovery,
+        Self::DiscoveryNotFetched,
     ];
 
     /// The fault's one word.
@@ -153,6 +162,9 @@ impl Hop {
             Self::InvalidUpgrade(_) => "InvalidUpgrade",
             Self::WrongUpgrade => "WrongUpgrade",
             Self::Overloaded => "Overloaded",
+            Self::DiscoveryRefused => "DiscoveryRefused",
+            Self::InvalidDiscovery => "InvalidDiscovery",
+            Self::DiscoveryNotFetched => "DiscoveryNotFetched",
         }
     }
 
@@ -225,6 +237,11 @@ impl Hop {
                 format!("{service} switched to a protocol that was not asked for")
             }
             Self::Overloaded => format!("too many requests are waiting for {service}"),
+            Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
+            Self::InvalidDiscovery => {
+                format!("{service} answered its discovery with what cannot be read")
+            }
+            Self::DiscoveryNotFetched => format!("the resources of {service} are not known yet"),
         }
     }
 }

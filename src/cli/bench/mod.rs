@@ -7,14 +7,17 @@
 mod answers;
 mod client;
 mod discovery;
+pub mod fleet;
 mod json;
 mod load;
 mod pace;
 mod process;
 mod progress;
 mod reads;
+pub mod register;
 mod report;
 mod results;
+pub mod scenario;
 mod table;
 mod tally;
 mod target;
@@ -63,6 +66,8 @@ struct Discovery {
     vs: target::VsFlags,
     #[command(flatten)]
     reads: ReadFlags,
+    #[command(flatten)]
+    scenario: scenario::Flags,
     #[command(flatten)]
     output: OutputFlags,
 }
@@ -174,6 +179,10 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 async fn discovery(flags: &Discovery, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    if flags.scenario.clean_up() {
+        super::print(discovery::clean_up(flags).await?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(file) = &flags.output.report {
         // Before minutes are spent on what could not be written.
         std::fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
