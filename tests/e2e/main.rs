@@ -21,6 +21,7 @@ mod switch_backend;
 
 mod access_log;
 mod admin;
+mod bench_fleet;
 mod deadlines;
 mod ending;
 mod faults;
