@@ -149,19 +149,21 @@ impl Signals {
         }
     }
 
+    /// A second signal, when the first has just come.
+    async fn next_after_the_first(&mut self) {
+        // Some send one signal twice, to the process and to its group.
+        tokio::time::sleep(SAME_SIGNAL_MAX).await;
+        while self.next().now_or_never().is_some() {}
+        self.next().await;
+    }
+
     /// The first signal begins the ending, a second one ends at once.
     async fn wait_and_stop(&mut self, running: Running) {
         self.next().await;
         tracing::info!("shutting down");
-        let second = async {
-            // Some send one signal twice, to the process and to its group.
-            tokio::time::sleep(SAME_SIGNAL_MAX).await;
-            while self.next().now_or_never().is_some() {}
-            self.next().await;
-        };
         tokio::select! {
             () = running.stop() => {}
-            () = second => tracing::warn!("second signal, ending at once"),
+            () = self.next_after_the_first() => tracing::warn!("second signal, ending at once"),
         }
     }
 }

@@ -4,18 +4,37 @@
 //! measured, the scenario plays its course and looks at what becomes visible when, and the fleet is
 //! removed again, whatever happened before.
 
+mod answers;
+mod client;
+mod discovery;
 pub mod fleet;
+mod json;
+mod load;
+mod pace;
+mod process;
+mod progress;
+mod reads;
 pub mod register;
+mod report;
+mod results;
 pub mod scenario;
+mod table;
+mod tally;
 mod target;
 mod timeline;
+mod words;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
+use reads::Kind;
+use tokio_util::sync::CancellationToken;
+
+use super::Signals;
 use crate::model::duration::{self, Signed};
 
 /// `portico bench`'s commands.
@@ -89,6 +108,8 @@ struct ReadFlags {
 
 /// Clients that one run can have.
 const CLIENTS_MAX: i64 = 10_000;
+/// Rounds with two targets, when not given.
+const ROUNDS_WITH_VS: u32 = 3;
 /// Rounds that one run can have.
 const ROUNDS_MAX: i64 = 1000;
 /// Reads a second that can be asked for.
@@ -110,21 +131,6 @@ struct OutputFlags {
 enum Output {
     Table,
     Json,
-}
-
-/// A kind of read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
-pub(super) enum Kind {
-    /// The merged document of all APIs, `/apis` as APIGroupDiscoveryList.
-    Aggregated,
-    /// The same, compressed.
-    Gzip,
-    /// The same with the last ETag, to be answered 304.
-    NotModified,
-    /// The list of groups, `/apis` as APIGroupList.
-    Legacy,
-    /// What clients without the merged document do: `/api` and `/apis`, then every group-version.
-    Walk,
 }
 
 /// A duration as Go writes it, longer than nothing.
@@ -151,10 +157,53 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Runs the benchmark that the flags name.
+/// Runs the benchmark that the flags name; 130 after a signal that ended it early.
 pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let Command::Discovery(flags) = &flags.command;
-    let first = flags.target.target().await?;
-    let second = flags.vs.target(&first).await?;
-    anyhow::bail!("{} {}", first.url, second.is_some())
+    let mut signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    let running = discovery(flags, &stop);
+    tokio::pin!(running);
+    tokio::select! {
+        outcome = &mut running => return outcome,
+        () = signals.next() => stop.cancel(),
+    }
+    tokio::select! {
+        outcome = running => outcome,
+        () = signals.next_after_the_first() => {
+            anyhow::bail!("ended at once by a second signal: what was registered may still be there")
+        }
+    }
 }
+
+async fn discovery(flags: &Discovery, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &flags.output.report {
+        // Before minutes are spent on what could not be written.
+        std::fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let results = discovery::run(flags, stop).await?;
+    let anything = discovery::anything(&results);
+    if anything.is_ok() {
+        let text = match flags.output.output {
+            Output::Table => table::text(&results),
+            Output::Json => json::text(&results)?,
+        };
+        super::print(text.as_bytes())?;
+        if let Some(file) = &flags.output.report {
+            let written = std::fs::write(file, report::page(&results));
+            written.with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    match anything {
+        Ok(()) if results.interrupted => Ok(ExitCode::from(INTERRUPTED)),
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if results.interrupted => {
+            super::failed(&error);
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The exit status after a signal, as shells give it for SIGINT.
+const INTERRUPTED: u8 = 130;
