@@ -42,7 +42,7 @@ async fn simulated_servers_are_reached_over_mutual_tls_until_they_are_removed() 
     let rig = Setup::new().start().await;
     let fleet = Fleet::start(&spec(&[Fault::Hang, Fault::None, Fault::None])).unwrap();
     let place = place(&rig);
-    place.prepare(fleet.namespace()).await.unwrap();
+    place.check().await.unwrap();
     place.add(&fleet, fleet.servers()).await.unwrap();
 
     let list = "/apis/g001.bench.portico.dev/v1/namespaces/default/simulatedwidgets01";

@@ -192,9 +192,9 @@ impl Rig {
         config.tls_server_name = Some("localhost".to_owned());
         let root = CertificateDer::from_pem_slice(PKI.authority.certificate().as_bytes()).unwrap();
         config.root_cert = Some(vec![root.to_vec()]);
-        let encode = |pem: &str| Some(BASE64_STANDARD.encode(pem));
-        config.auth_info.client_certificate_data = encode(&PKI.alice.certificate);
-        config.auth_info.client_key_data = Some(BASE64_STANDARD.encode(&PKI.alice.key).into());
+        let auth = &mut config.auth_info;
+        auth.client_certificate_data = Some(BASE64_STANDARD.encode(&PKI.alice.certificate));
+        auth.client_key_data = Some(BASE64_STANDARD.encode(&PKI.alice.key).into());
         config
     }
 
