@@ -361,7 +361,9 @@ mod tests {
             check(&format!("application/json;{part}"), Offer::Discovery, None);
         }
         let text = |offer| not_acceptable(offer).message();
-        assert!(text(Offer::LegacyDiscovery).ends_with("yaml, application/vnd.kubernetes.protobuf"));
+        assert!(
+            text(Offer::LegacyDiscovery).ends_with("yaml, application/vnd.kubernetes.protobuf")
+        );
         assert!(text(Offer::Objects).ends_with(": application/json, application/yaml"));
     }
 

@@ -14,7 +14,7 @@ const PROTOBUF: &str =
 const BETA: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
 
 /// Groups that make the list longer than what is sent uncompressed.
-const MANY: usize = 700;
+const MANY: usize = 900;
 
 async fn accept(client: &mut Client, target: &str, accept: &str) -> Answer {
     client.send(&Ask::get(target).header("accept", accept)).await
