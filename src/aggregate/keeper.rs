@@ -39,7 +39,8 @@ impl Keeper {
         let kept = Kept::open(data_directory)?;
         let records = kept.load();
         let waiting = Arc::new(Waiting::default());
-        let task = tasks::spawn_owned("kept-discovery", write(Arc::new(kept), Arc::clone(&waiting)));
+        let task =
+            tasks::spawn_owned("kept-discovery", write(Arc::new(kept), Arc::clone(&waiting)));
         Ok((Self { waiting, _task: task }, records))
     }
 
