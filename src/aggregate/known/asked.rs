@@ -68,7 +68,12 @@ impl Asked {
         let (etag, from_legacy, learnt) = match answer {
             Ok(Answer::Versions { etag, from_legacy, versions }) => (etag, from_legacy, versions),
             Ok(Answer::NotModified) => {
-                self.versions.values_mut().for_each(|version| version.confirm(unix_ms));
+                // Not one that came while it was asked: that is in no document yet.
+                for wanted in &question.versions {
+                    if let Some(version) = self.versions.get_mut(wanted) {
+                        version.confirm(unix_ms);
+                    }
+                }
                 return None;
             }
             Err(fault) => {
@@ -114,13 +119,14 @@ impl Asked {
         }
     }
 
-    /// The versions whose own documents are to be asked for now.
-    pub(super) fn own_documents(&mut self, now: Instant) -> Vec<GroupVersion> {
+    /// The versions whose own documents are to be asked for now; with `from_legacy` those have just
+    /// been answered.
+    pub(super) fn own_documents(&mut self, now: Instant, from_legacy: bool) -> Vec<GroupVersion> {
         let lapsed = self.own_documents.is_none_or(|at| now - at >= OWN_DOCUMENTS_INTERVAL);
         let well = self.versions.iter().filter(|(_, version)| !version.failing);
         let wanted: Vec<GroupVersion> = well
             .filter(|(_, version)| !version.policy.legacy_from_backend)
-            .filter(|(_, version)| lapsed || version.wants_own)
+            .filter(|(_, version)| version.wants_own || (lapsed && !from_legacy))
             .map(|(wanted, _)| wanted.clone())
             .collect();
         if lapsed {

@@ -4,6 +4,8 @@
 //! questions to be asked come out. The async part ([`super::Aggregator`]) only carries.
 
 mod asked;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -174,7 +176,14 @@ impl Known {
         let backend = &remote.backend.backend;
         let key = BackendKey::of(backend);
         let before = self.places.insert(wanted.clone(), key);
-        let known = before.and_then(|before| self.take_version(before, &wanted));
+        let known = match before {
+            // The server is not gone meanwhile, though this may be its only version.
+            Some(before) if before == key => {
+                self.asked.get_mut(&key).and_then(|asked| asked.versions.remove(&wanted))
+            }
+            Some(before) => self.take_version(before, &wanted),
+            None => None,
+        };
         let mut version =
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
@@ -311,6 +320,7 @@ impl Known {
             return Vec::new();
         }
         asked.awaited = None;
+        let from_legacy = matches!(answer, Ok(Answer::Versions { from_legacy: true, .. }));
         let failed = asked.take_in(question, answer, now.unix_ms, &self.assembly);
         asked.report(failed.as_ref());
         asked.failures = if failed.is_some() { asked.failures.saturating_add(1) } else { 0 };
@@ -318,7 +328,7 @@ impl Known {
         if let Some(again) = asked.again.take() {
             next = next.min(again.max(now.instant));
         }
-        let own = asked.own_documents(now.instant);
+        let own = asked.own_documents(now.instant, from_legacy);
         self.schedule(key, next);
         for version in &question.versions {
             self.show_if_changed(version, now);
