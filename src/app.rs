@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
+use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
@@ -65,6 +66,8 @@ pub struct Running {
 pub struct Tuning {
     /// How backends are reached; the identity comes from the flags.
     pub upstream: upstream::Config,
+    /// How discovery is kept up to date; where it is kept comes from the flags.
+    pub discovery: aggregator::Config,
 }
 
 /// Starts everything on the calling runtime, which is the control plane's, and on the data-plane
@@ -75,7 +78,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let readiness = Readiness::default();
     let store = Store::new();
     let (publisher, table) = Publisher::new(RoutingTable::default());
-    let table_of_bundles = table.clone();
+    let (table_of_bundles, table_of_discovery) = (table.clone(), table.clone());
 
     let mut upstream_config = tuning.upstream;
     upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
@@ -128,15 +131,22 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
         tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
     ];
-    let control = Control {
-        store: store.clone(),
-        publisher,
-        upstreams: Upstreams::new(upstream_config, Arc::clone(&metrics)),
-        metrics,
-        routing: config.routing,
+    let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
+    let surroundings = Surroundings {
+        table: table_of_discovery,
+        attention: upstreams.attention(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+        address: address.to_string(),
     };
+    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
+    let (aggregator, _documents) = Aggregator::new(discovery, surroundings)
+        .context("cannot keep discovery in the data directory")?;
+    let control =
+        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
+    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config)));
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");

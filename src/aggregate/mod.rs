@@ -4,6 +4,12 @@
 //! and its versions' order are upstream's (`helpers.go:SortedByGroupAndVersion`); unavailable
 //! APIServices are listed like the others.
 
+pub mod aggregator;
+mod assembly;
+mod fetch;
+mod kept;
+mod known;
+
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;

@@ -158,6 +158,10 @@ pub struct Flags {
     /// followed as they change.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
     pub manifests: Option<PathBuf>,
+    /// Directory where portico keeps what should outlive a restart: what extension API servers
+    /// answered to discovery last. Nothing is kept when not given.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
+    pub data_dir: Option<PathBuf>,
 
     /// File with an apiserver.config.k8s.io TracingConfiguration: where spans are sent by OTLP, and
     /// of how many requests. Needs a build with the feature otlp.

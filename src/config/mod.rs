@@ -44,6 +44,8 @@ pub struct Config {
     pub routing: EndpointRouting,
     /// The objects' directory.
     pub manifests: Option<PathBuf>,
+    /// Directory of what outlives a restart.
+    pub data_dir: Option<PathBuf>,
     /// The log on standard error.
     pub log: LogConfig,
     /// The file that says where spans go (`--tracing-config-file`); only with the feature `otlp`.
@@ -128,6 +130,7 @@ impl Flags {
                 EndpointRouting::ClusterIp
             },
             manifests: self.manifests.clone(),
+            data_dir: self.data_dir.clone(),
             log: self.log.config(),
             tracing_config_file: self.tracing_config_file.clone(),
         };

@@ -13,6 +13,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, A
 
 use crate::model::api_service::DEFAULT_PORT;
 use crate::model::availability::{Facts, Verdict, decide};
+use crate::model::discovery::policy::Policy;
 use crate::model::endpoints::{EndpointRouting, service_name_of, slices_of};
 use crate::model::fault::ServicePort;
 use crate::model::history::EventType;
@@ -89,6 +90,8 @@ pub(super) struct Outline {
     pub(super) version: Arc<str>,
     pub(super) group_priority: i32,
     pub(super) version_priority: i32,
+    /// What its annotations say about discovery.
+    pub(super) discovery: Policy,
     /// None for a local APIService.
     pub(super) backend: Option<BackendSpec>,
 }
@@ -195,7 +198,9 @@ impl Index {
         let before = before.as_ref().and_then(|before| before.object.as_api_service());
         // A change of the status, which is the loop's own doing, concerns nobody.
         let same = |before: &APIService| {
-            before.spec == object.spec && before.metadata.uid == object.metadata.uid
+            before.spec == object.spec
+                && before.metadata.uid == object.metadata.uid
+                && before.metadata.annotations == object.metadata.annotations
         };
         if before.is_some_and(same) {
             self.api_services.insert(Arc::clone(name), Arc::clone(stored));
@@ -207,6 +212,9 @@ impl Index {
                 "api service ignored: portico serves its group itself"
             );
             return;
+        }
+        for fault in Policy::read(annotations_of(object)).1 {
+            tracing::warn!(apiservice = %name, detail = %fault, "annotation does not count");
         }
         self.remove_api_service(name, affected);
         self.api_services.insert(Arc::clone(name), Arc::clone(stored));
@@ -248,6 +256,7 @@ impl Index {
             version: spec.version.as_deref().unwrap_or_default().into(),
             group_priority: spec.group_priority_minimum,
             version_priority: spec.version_priority,
+            discovery: Policy::read(annotations_of(object)).0,
             backend: service_ref.map(|service| BackendSpec {
                 service,
                 ca_bundle: spec.ca_bundle.as_ref().map(|pem| pem.0.clone()).unwrap_or_default(),
@@ -270,6 +279,11 @@ static NO_SPEC: APIServiceSpec = APIServiceSpec {
 
 fn spec_of(object: &APIService) -> &APIServiceSpec {
     object.spec.as_ref().unwrap_or(&NO_SPEC)
+}
+
+fn annotations_of(object: &APIService) -> &BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    object.metadata.annotations.as_ref().unwrap_or(&NONE)
 }
 
 fn service_ref(spec: &APIServiceSpec) -> Option<ServicePort> {

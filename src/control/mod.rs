@@ -222,6 +222,7 @@ fn entry(
             service: spec.service.clone(),
             backend,
             fault,
+            discovery: outline.discovery,
         }),
         _ => Route::Local,
     };

@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 
+use http::HeaderValue;
 use serde_json::Value;
 
 use super::query::Query;
@@ -76,6 +77,17 @@ pub fn negotiate(accept: Option<&str>, offer: Offer) -> Option<Accepted> {
         .then(|| chosen.find(|accepted| accepted.form == Form::Discovery))
         .flatten();
     Some(aggregated.unwrap_or(first))
+}
+
+/// Whether a Content-Type is that of the aggregated document, v2 in JSON; parameters may come in any
+/// order, and others beside them (`ContentTypeIsGVK` in client-go).
+pub fn is_aggregated(content_type: Option<&HeaderValue>) -> bool {
+    let text = content_type.and_then(|value| value.to_str().ok());
+    let clause = text.and_then(Clause::parse);
+    clause.is_some_and(|clause| {
+        clause.media_type == "application/json"
+            && clause.accepted(Offer::Discovery).is_some_and(|found| found.form == Form::Discovery)
+    })
 }
 
 /// 406 with what is served here.

@@ -89,11 +89,15 @@ pub enum Hop {
     WrongUpgrade,
     /// The backend's limit for waiting requests is reached.
     Overloaded,
+    /// The backend's discovery was answered with an error.
+    DiscoveryRefused,
+    /// The backend's discovery cannot be read: too long, cut short, of another kind.
+    InvalidDiscovery,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -121,6 +125,8 @@ impl Hop {
         Self::InvalidUpgrade(200),
         Self::WrongUpgrade,
         Self::Overloaded,
+        Self::DiscoveryRefused,
+        Self::InvalidDiscovery,
     ];
 
     /// The fault's one word.
@@ -153,6 +159,8 @@ impl Hop {
             Self::InvalidUpgrade(_) => "InvalidUpgrade",
             Self::WrongUpgrade => "WrongUpgrade",
             Self::Overloaded => "Overloaded",
+            Self::DiscoveryRefused => "DiscoveryRefused",
+            Self::InvalidDiscovery => "InvalidDiscovery",
         }
     }
 
@@ -225,6 +233,10 @@ impl Hop {
                 format!("{service} switched to a protocol that was not asked for")
             }
             Self::Overloaded => format!("too many requests are waiting for {service}"),
+            Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
+            Self::InvalidDiscovery => {
+                format!("{service} answered its discovery with what cannot be read")
+            }
         }
     }
 }

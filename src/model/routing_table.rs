@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+use super::discovery::policy::Policy;
 use super::fault::{Fault, ServicePort};
 use super::health::Probe;
 use super::request_info::RequestInfo;
@@ -89,6 +90,8 @@ pub struct Remote<B> {
     pub backend: B,
     /// Set while the APIService is not available: its callers are answered with it at once.
     pub fault: Option<Fault>,
+    /// What is shown of it while its server fails, and who answers for its resources.
+    pub discovery: Policy,
 }
 
 /// What one APIService contributes to the table.
@@ -242,6 +245,21 @@ impl<B> RoutingTable<B> {
         self.shards.iter().flat_map(|shard| shard.values())
     }
 
+    /// The names of groups that are other than in `before`, which costs what has changed.
+    pub fn groups_changed_since(&self, before: &Self) -> Vec<Arc<str>> {
+        let mut changed = Vec::new();
+        let shards = self.shards.iter().zip(&before.shards);
+        for (now, before) in shards.filter(|(now, before)| !Arc::ptr_eq(now, before)) {
+            let same = |name: &str, group: &Arc<Group<B>>, other: &Shard<B>| {
+                other.get(name).is_some_and(|other| Arc::ptr_eq(group, other))
+            };
+            let new = now.iter().filter(|(name, group)| !same(name, group, before));
+            let gone = before.keys().filter(|name| !now.contains_key(*name));
+            changed.extend(new.map(|(name, _)| name).chain(gone).cloned());
+        }
+        changed
+    }
+
     /// True once the objects have been read: only then is an unknown path 404.
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -309,6 +327,7 @@ mod tests {
                 service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
                 backend: 7,
                 fault: None,
+                discovery: Policy::default(),
             })),
         }
     }
@@ -380,5 +399,15 @@ mod tests {
         let changed =
             before.shards.iter().zip(&after.shards).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
         assert_eq!(changed, 1);
+    }
+
+    #[test]
+    fn groups_that_came_went_or_changed_are_named() {
+        let before = table();
+        let after = before.clone().without("g", "v2").with(entry("h", "v1")).without("", "v1");
+        let mut changed = after.groups_changed_since(&before);
+        changed.sort();
+        assert_eq!(changed, ["", "g", "h"].map(Arc::from));
+        assert!(after.groups_changed_since(&after.clone()).is_empty());
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::LOCATION;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Version};
+use http::{HeaderValue, Response, StatusCode, Version, response};
 use tokio::time::timeout_at;
 
 use super::outcome::Outcome;
@@ -16,7 +16,7 @@ use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
-use crate::upstream::{Answer, Class, Outgoing, Progress, Upstream};
+use crate::upstream::{Answer, Class, Doubt, Outgoing, Progress, Upstream};
 
 impl Connection {
     /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
@@ -76,6 +76,9 @@ impl Connection {
         };
         outcome.tried(&progress);
         let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
+        if resource_is_unknown(info, &answer.head) {
+            remote.backend.backend.doubt(Doubt::UnknownResource);
+        }
         if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
             return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
         }
@@ -93,6 +96,16 @@ impl Connection {
             deadline
         }
     }
+}
+
+/// Whether an answer says that the server has no such resource, not only no such object: nothing was
+/// named, or it is no Status that names it.
+fn resource_is_unknown(info: &RequestInfo<'_>, head: &response::Parts) -> bool {
+    let is_json = || {
+        let media = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        media.is_some_and(|media| media.starts_with(b"application/json"))
+    };
+    head.status == StatusCode::NOT_FOUND && info.is_resource && (info.name.is_empty() || !is_json())
 }
 
 /// A fault on the way to the backend as the client gets it.

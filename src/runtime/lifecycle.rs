@@ -1,37 +1,57 @@
 //! The program's life: readiness as guards that must be released, and an ending in two steps.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-/// What must have happened before `/readyz` says so. A name stays known after it is done, so that
-/// its check does not vanish.
+/// What must have happened before `/readyz` says so.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    /// Names with the number of their guards that are still held.
-    named: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    named: Arc<Mutex<BTreeMap<Cow<'static, str>, Awaited>>>,
+}
+
+#[derive(Debug, Default)]
+struct Awaited {
+    /// Guards that are still held.
+    held: usize,
+    /// True when the name stays after it is done, so that its check does not vanish.
+    stays: bool,
 }
 
 impl Readiness {
     /// Names something that is awaited; it counts as done when the guard is dropped.
     pub fn wait_for(&self, name: &'static str) -> ReadyGuard {
-        *self.lock().entry(name).or_default() += 1;
+        self.hold(name.into(), true)
+    }
+
+    /// Names something that is awaited once, such as one server of many: its name goes with it.
+    pub fn wait_once_for(&self, name: String) -> ReadyGuard {
+        self.hold(name.into(), false)
+    }
+
+    fn hold(&self, name: Cow<'static, str>, stays: bool) -> ReadyGuard {
+        let mut named = self.lock();
+        let awaited = named.entry(name.clone()).or_default();
+        awaited.held += 1;
+        awaited.stays |= stays;
+        drop(named);
         ReadyGuard { readiness: self.clone(), name }
     }
 
     /// What is still awaited, in order of name.
-    pub fn awaited(&self) -> Vec<&'static str> {
+    pub fn awaited(&self) -> Vec<Cow<'static, str>> {
         self.named().into_iter().filter(|(_, done)| !done).map(|(name, _)| name).collect()
     }
 
-    /// Everything that was ever awaited, in order of name, and whether it is done.
-    pub fn named(&self) -> Vec<(&'static str, bool)> {
-        self.lock().iter().map(|(name, held)| (*name, *held == 0)).collect()
+    /// What is awaited and what was, in order of name, and whether it is done.
+    pub fn named(&self) -> Vec<(Cow<'static, str>, bool)> {
+        self.lock().iter().map(|(name, awaited)| (name.clone(), awaited.held == 0)).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, usize>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Cow<'static, str>, Awaited>> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -40,13 +60,16 @@ impl Readiness {
 #[derive(Debug)]
 pub struct ReadyGuard {
     readiness: Readiness,
-    name: &'static str,
+    name: Cow<'static, str>,
 }
 
 impl Drop for ReadyGuard {
     fn drop(&mut self) {
-        if let Some(held) = self.readiness.lock().get_mut(self.name) {
-            *held = held.saturating_sub(1);
+        let mut named = self.readiness.lock();
+        let Some(awaited) = named.get_mut(&self.name) else { return };
+        awaited.held = awaited.held.saturating_sub(1);
+        if awaited.held == 0 && !awaited.stays {
+            named.remove(&self.name);
         }
     }
 }
@@ -199,7 +222,10 @@ mod tests {
         assert_eq!(readiness.awaited(), ["one", "two"]);
         drop(one);
         assert_eq!(readiness.awaited(), ["two"]);
-        assert_eq!(readiness.named(), [("one", true), ("two", false)]);
+        let once = readiness.wait_once_for("once".to_owned());
+        assert_eq!(readiness.awaited(), ["once", "two"]);
+        drop(once);
+        assert_eq!(readiness.named(), [("one".into(), true), ("two".into(), false)]);
     }
 
     #[tokio::test]

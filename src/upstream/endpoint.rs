@@ -4,7 +4,7 @@
 //! thread's knowledge; they hold atomics only.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use http::uri::Authority;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::describe::{BackendState, EndpointState};
@@ -119,7 +120,29 @@ pub struct Backend {
     resolved: Mutex<Option<(Instant, Endpoints)>>,
     resolving: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
+    doubt: AtomicU8,
+    attention: Arc<Attention>,
     metrics: Arc<Metrics>,
+}
+
+/// Wakes whoever keeps what backends serve, when one may serve something else than is known.
+#[derive(Debug, Default)]
+pub struct Attention(Notify);
+
+impl Attention {
+    /// Waits until a backend is in doubt; those that are say so ([`Backend::take_doubt`]).
+    pub async fn wanted(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// Why what is known of a backend's resources may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// A request was answered as if its resource were unknown.
+    UnknownResource = 1,
+    /// It has other endpoints than before.
+    Moved = 2,
 }
 
 #[derive(Debug)]
@@ -130,7 +153,12 @@ struct Destination {
 
 impl Backend {
     /// A backend that has no endpoint yet.
-    pub fn new(spec: BackendSpec, config: Config, metrics: &Arc<Metrics>) -> Self {
+    pub fn new(
+        spec: BackendSpec,
+        config: Config,
+        attention: &Arc<Attention>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let name = spec.service.server_name();
         let authority = format!("{name}:{}", spec.service.port)
             .parse()
@@ -148,8 +176,33 @@ impl Backend {
             resolved: Mutex::new(None),
             resolving: tokio::sync::Mutex::new(()),
             waiting: AtomicUsize::new(0),
+            doubt: AtomicU8::new(0),
+            attention: Arc::clone(attention),
             metrics: Arc::clone(metrics),
         }
+    }
+
+    /// What it serves may be other than what is known of it.
+    pub fn doubt(&self, why: Doubt) {
+        if self.doubt.fetch_max(why as u8, Ordering::Relaxed) < why as u8 {
+            self.attention.0.notify_one();
+        }
+    }
+
+    /// The gravest doubt since this was asked last.
+    pub fn take_doubt(&self) -> Option<Doubt> {
+        // Looked at before it is written: nearly always there is none.
+        if self.doubt.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let doubts = [Doubt::UnknownResource, Doubt::Moved];
+        let found = self.doubt.swap(0, Ordering::Relaxed);
+        doubts.into_iter().find(|doubt| *doubt as u8 == found)
+    }
+
+    /// The service and whom to believe that it is it.
+    pub fn spec(&self) -> &BackendSpec {
+        &self.spec
     }
 
     /// Sets where requests go from now on; endpoints that stay keep their state.
@@ -164,6 +217,7 @@ impl Backend {
         };
         self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
         *self.lock_resolved() = None;
+        self.doubt(Doubt::Moved);
     }
 
     /// What it is like now.
@@ -325,7 +379,8 @@ mod tests {
             ca_bundle: Vec::new(),
             insecure_skip_tls_verify: true,
         };
-        Backend::new(spec, Config::default(), &Arc::new(Metrics::new().unwrap()))
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Backend::new(spec, Config::default(), &Arc::default(), &metrics)
     }
 
     #[tokio::test]
@@ -335,6 +390,10 @@ mod tests {
             |list: &[&str]| Targets::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
         backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
         let before = backend.endpoints().await.unwrap();
+        backend.doubt(Doubt::UnknownResource);
+        assert_eq!((backend.take_doubt(), backend.take_doubt()), (Some(Doubt::Moved), None));
+        backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
+        assert_eq!(backend.take_doubt(), None);
         backend.set_targets(&addresses(&["127.0.0.1:2", "127.0.0.1:3"]));
         let after = backend.endpoints().await.unwrap();
         assert!(Arc::ptr_eq(&before[1], &after[0]));

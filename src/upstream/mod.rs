@@ -25,7 +25,7 @@ pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
-pub use endpoint::{Backend, Endpoint};
+pub use endpoint::{Attention, Backend, Doubt, Endpoint};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use pool::{Class, Pool};
 pub use switch::Reply;
@@ -95,6 +95,7 @@ pub struct Upstream {
 pub struct Upstreams {
     config: Config,
     metrics: Arc<Metrics>,
+    attention: Arc<Attention>,
     backends: HashMap<BackendSpec, Weak<Backend>>,
     routes: HashMap<Arc<str>, Weak<RouteMetrics>>,
     ca_bundles: HashMap<Vec<u8>, Weak<CaBundle>>,
@@ -110,11 +111,17 @@ impl Upstreams {
         Self {
             config,
             metrics,
+            attention: Arc::default(),
             backends: HashMap::new(),
             routes: HashMap::new(),
             ca_bundles: HashMap::new(),
             sweep_at: SWEEP_MIN,
         }
+    }
+
+    /// Where to wait for backends that may serve something else than is known.
+    pub fn attention(&self) -> Arc<Attention> {
+        Arc::clone(&self.attention)
     }
 
     /// The backend of an APIService; versions of one service and TLS identity share it.
@@ -136,7 +143,8 @@ impl Upstreams {
         let ca_bundle = self.ca_bundle(&spec.ca_bundle);
         let known = self.backends.get(&spec).and_then(Weak::upgrade);
         let backend = known.unwrap_or_else(|| {
-            let made = Arc::new(Backend::new(spec.clone(), self.config.clone(), &self.metrics));
+            let (config, attention) = (self.config.clone(), &self.attention);
+            let made = Arc::new(Backend::new(spec.clone(), config, attention, &self.metrics));
             self.backends.insert(spec, Arc::downgrade(&made));
             made
         });

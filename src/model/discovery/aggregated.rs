@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::null_is_default;
+
 /// Whether a version's resources were learnt from its server the last time it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Freshness {
@@ -26,10 +28,13 @@ pub enum Scope {
 #[serde(default)]
 pub struct GroupVersionKind {
     /// The group.
+    #[serde(deserialize_with = "null_is_default")]
     pub group: String,
     /// The version.
+    #[serde(deserialize_with = "null_is_default")]
     pub version: String,
     /// The kind.
+    #[serde(deserialize_with = "null_is_default")]
     pub kind: String,
 }
 
@@ -38,24 +43,27 @@ pub struct GroupVersionKind {
 #[serde(default, rename_all = "camelCase")]
 pub struct Resource {
     /// The plural name.
+    #[serde(deserialize_with = "null_is_default")]
     pub resource: String,
     /// What requests to it are answered with; client-go drops resources without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_kind: Option<GroupVersionKind>,
     /// Namespaced or not.
+    #[serde(deserialize_with = "null_is_default")]
     pub scope: Scope,
     /// The singular name.
+    #[serde(deserialize_with = "null_is_default")]
     pub singular_resource: String,
     /// What can be done; `null` where nothing is said.
     pub verbs: Option<Vec<String>>,
     /// Names for the command line.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub short_names: Vec<String>,
     /// The lists it is in, such as `all`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub categories: Vec<String>,
     /// What is under its objects.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub subresources: Vec<Subresource>,
 }
 
@@ -64,12 +72,13 @@ pub struct Resource {
 #[serde(default, rename_all = "camelCase")]
 pub struct Subresource {
     /// The name, such as `status`.
+    #[serde(deserialize_with = "null_is_default")]
     pub subresource: String,
     /// What requests to it are answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub response_kind: Option<GroupVersionKind>,
     /// What it takes besides that.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub accepted_types: Vec<GroupVersionKind>,
     /// What can be done.
     pub verbs: Option<Vec<String>>,

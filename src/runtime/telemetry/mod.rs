@@ -4,6 +4,7 @@
 //! own from first use on. Both take their series out of the registry when they go.
 
 mod certificates;
+mod discovery;
 mod endpoint;
 mod phases;
 mod process;
@@ -17,6 +18,7 @@ use prometheus::{
 };
 
 pub use certificates::CertificateMetrics;
+pub use discovery::DiscoveryMetrics;
 pub use endpoint::EndpointMetrics;
 pub use phases::Phases;
 pub use route::{RouteMetrics, TunnelMetrics};
@@ -46,6 +48,8 @@ pub struct Metrics {
     pub authentication: IntCounterVec,
     /// When certificates end.
     pub certificates: CertificateMetrics,
+    /// How well the discovery of backends is known.
+    pub discovery: DiscoveryMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
     build_info: IntGaugeVec,
@@ -93,6 +97,7 @@ impl Metrics {
                 &["result"],
             )?,
             certificates: CertificateMetrics::new()?,
+            discovery: DiscoveryMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
@@ -126,6 +131,7 @@ impl Metrics {
             Box::new(Process::new()?),
         ];
         collectors.extend(self.certificates.collectors());
+        collectors.extend(self.discovery.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
         Ok(collectors)

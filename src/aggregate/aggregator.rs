@@ -1,0 +1,274 @@
+//! THE LOOP of discovery: asks extension API servers, and publishes what they serve.
+//!
+//! [`Known`] decides who is asked when and what is shown; here are the tasks and the clock.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
+
+use super::assembly::{Assembly, Published};
+use super::fetch::{Answer, Fetcher, GroupVersion, Learnt};
+use super::kept::Record;
+use super::known::{BackendKey, Known, Now, Question};
+use crate::model::discovery::schedule::Schedule;
+use crate::model::fault::Fault;
+use crate::model::routing_table::RoutingTable;
+use crate::runtime::lifecycle::{Readiness, ReadyGuard};
+use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::tasks::{self, AbortOnDrop};
+use crate::runtime::telemetry::Metrics;
+use crate::upstream::{self, Attention, Backend, Pool, Upstream};
+
+/// Servers that are asked at a time.
+const ASKED_MAX: usize = 192;
+/// Servers that failed the last time and are asked at a time: however many hang, the others' turn
+/// comes.
+const FAILING_ASKED_MAX: usize = 64;
+/// How long a connection to a server is kept after its answer.
+const CONNECTION_IDLE: Duration = Duration::from_secs(5);
+/// Answers that wait for the loop.
+const EVENTS_MAX: usize = 256;
+/// How many times as long as it takes to make the documents, they are left as they are: many changes
+/// at once are one, and making them takes a part of a core at most.
+const REST: u32 = 2;
+
+/// How discovery is kept up to date.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// When servers are asked.
+    pub schedule: Schedule,
+    /// How long one server may take for all that it is asked (`fetchFreshDiscoveryForService`).
+    pub timeout: Duration,
+    /// How long readiness waits at start for servers to answer, over all of them.
+    pub start_timeout: Duration,
+    /// Where answers outlive a restart.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            schedule: Schedule::default(),
+            timeout: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(5),
+            data_dir: None,
+        }
+    }
+}
+
+/// What the loop works with.
+#[derive(Debug)]
+pub struct Aggregator {
+    config: Config,
+    table: View<RoutingTable<Upstream>>,
+    publisher: Publisher<Published>,
+    known: Known,
+    attention: Arc<Attention>,
+    readiness: Readiness,
+    /// Held until the servers that are there at the start have answered.
+    ready: Option<ReadyGuard>,
+    metrics: Arc<Metrics>,
+}
+
+/// What the program gives to the loop.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// What is registered.
+    pub table: View<RoutingTable<Upstream>>,
+    /// Tells which backends are in doubt.
+    pub attention: Arc<Attention>,
+    /// What waits for the first answers.
+    pub readiness: Readiness,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// The `host:port` that `/api` names as the server's address.
+    pub address: String,
+}
+
+/// What happened to a question.
+#[derive(Debug)]
+enum Event {
+    Answered(Question, Result<Answer, Fault>),
+    OwnDocuments(Arc<Backend>, Vec<(GroupVersion, Result<Learnt, Fault>)>),
+}
+
+/// Asks in tasks of their own.
+struct Asking {
+    fetcher: Arc<Fetcher>,
+    well: Arc<Semaphore>,
+    failing: Arc<Semaphore>,
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+    /// By server: a new question ends the one before.
+    questions: HashMap<BackendKey, AbortOnDrop, FixedState>,
+    own_documents: HashMap<BackendKey, AbortOnDrop, FixedState>,
+}
+
+impl Aggregator {
+    /// A loop that knows what was kept, and the documents that it will publish.
+    pub fn new(
+        config: Config,
+        surroundings: Surroundings,
+    ) -> std::io::Result<(Self, View<Published>)> {
+        let Surroundings { table, attention, readiness, metrics, address } = surroundings;
+        let assembly = Assembly::new(&address);
+        let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), None);
+        let (publisher, documents) = Publisher::new(known.publish().unwrap_or_default());
+        let ready = Some(readiness.wait_for("apiservice-discovery-controller"));
+        let aggregator =
+            Self { config, table, publisher, known, attention, readiness, ready, metrics };
+        Ok((aggregator, documents))
+    }
+
+    /// Keeps the documents up to date for ever, with connections of its own to the backends.
+    pub async fn run(mut self, upstream: upstream::Config) {
+        // Servers are asked once a minute: their connections are not kept so long.
+        let pool = Pool::new(upstream::Config { idle_timeout: CONNECTION_IDLE, ..upstream });
+        let (events, mut happened) = mpsc::channel(EVENTS_MAX);
+        let mut asking = Asking {
+            fetcher: Arc::new(Fetcher::new(pool, self.config.timeout)),
+            well: Arc::new(Semaphore::new(ASKED_MAX)),
+            failing: Arc::new(Semaphore::new(FAILING_ASKED_MAX)),
+            events,
+            metrics: Arc::clone(&self.metrics),
+            questions: HashMap::default(),
+            own_documents: HashMap::default(),
+        };
+        self.known.reconcile(self.table.load(), now());
+        let mut start_ends: Option<Instant> = None;
+        let mut rested = Instant::now();
+        loop {
+            let time = now();
+            self.known.release_held(time);
+            for question in self.known.questions(time) {
+                asking.ask(question);
+            }
+            self.start_up(&mut start_ends, time.instant);
+            if self.known.has_changed() && time.instant >= rested {
+                self.publish();
+                rested = Instant::now() + time.instant.elapsed() * REST;
+            }
+            let publish_at = self.known.has_changed().then_some(rested);
+            let next = self.known.next(time).into_iter().chain(publish_at).chain(start_ends).min();
+            tokio::select! {
+                changed = self.table.changed() => {
+                    if !changed {
+                        return;
+                    }
+                    self.known.reconcile(self.table.load(), now());
+                    asking.forget(&self.known);
+                }
+                () = self.attention.wanted() => self.known.doubted(now()),
+                Some(event) = happened.recv() => {
+                    self.take_in(event, &mut asking);
+                    while let Ok(event) = happened.try_recv() {
+                        self.take_in(event, &mut asking);
+                    }
+                }
+                () = sleep_until(next.unwrap_or_else(|| time.instant + self.config.schedule.refresh)) => {}
+            }
+        }
+    }
+
+    /// Readiness waits for the servers that are registered at the start, but not for ever.
+    fn start_up(&mut self, ends: &mut Option<Instant>, now: Instant) {
+        if self.ready.is_none() || !self.known.is_complete() {
+            return;
+        }
+        let end = *ends.get_or_insert_with(|| {
+            self.known.await_all(&self.readiness);
+            now + self.config.start_timeout
+        });
+        if self.known.awaits() && now < end {
+            return;
+        }
+        let silent = self.known.give_up_awaiting();
+        if silent > 0 {
+            tracing::warn!(backends = silent, "ready though backends have not answered yet");
+        }
+        (self.ready, *ends) = (None, None);
+    }
+
+    fn publish(&mut self) {
+        let Some(documents) = self.known.publish() else { return };
+        self.metrics.discovery.published.inc();
+        self.publisher.publish(documents);
+    }
+
+    fn take_in(&mut self, event: Event, asking: &mut Asking) {
+        match event {
+            Event::Answered(question, answer) => {
+                let own = self.known.answered(&question, answer, now());
+                asking.questions.remove(&question.key);
+                if !own.is_empty() {
+                    asking.ask_for_own_documents(question, own);
+                }
+            }
+            Event::OwnDocuments(backend, documents) => {
+                let key = BackendKey::of(&backend);
+                asking.own_documents.remove(&key);
+                self.known.own_documents(key, documents, now());
+            }
+        }
+    }
+}
+
+impl Asking {
+    fn ask(&mut self, question: Question) {
+        let key = question.key;
+        let lane = if question.failed_before { &self.failing } else { &self.well };
+        let (fetcher, lane, events) =
+            (Arc::clone(&self.fetcher), Arc::clone(lane), self.events.clone());
+        let metrics = Arc::clone(&self.metrics);
+        let task = tasks::spawn_owned("discovery", async move {
+            let Ok(_turn) = lane.acquire().await else { return };
+            let begun = Instant::now();
+            let Question { backend, versions, etag, .. } = &question;
+            let answer = fetcher.versions(backend, versions, etag.as_ref()).await;
+            metrics.discovery.fetched(result_word(&answer), begun.elapsed());
+            // Nobody listens when the program ends.
+            events.send(Event::Answered(question, answer)).await.ok();
+        });
+        self.questions.insert(key, task);
+    }
+
+    /// Asks for what the aggregated document does not say.
+    fn ask_for_own_documents(&mut self, question: Question, versions: Vec<GroupVersion>) {
+        let Question { key, backend, .. } = question;
+        let (fetcher, lane, events) =
+            (Arc::clone(&self.fetcher), Arc::clone(&self.well), self.events.clone());
+        let task = tasks::spawn_owned("discovery", async move {
+            let Ok(_turn) = lane.acquire().await else { return };
+            let documents = fetcher.own_documents(&backend, &versions).await;
+            let documents = versions.into_iter().zip(documents).collect();
+            events.send(Event::OwnDocuments(backend, documents)).await.ok();
+        });
+        self.own_documents.insert(key, task);
+    }
+
+    /// Ends the questions to servers that are known no more.
+    fn forget(&mut self, known: &Known) {
+        self.questions.retain(|key, _| known.asks(*key));
+        self.own_documents.retain(|key, _| known.asks(*key));
+    }
+}
+
+fn result_word(answer: &Result<Answer, Fault>) -> &'static str {
+    match answer {
+        Ok(Answer::NotModified) => "not_modified",
+        Ok(Answer::Versions { from_legacy: true, .. }) => "legacy",
+        Ok(Answer::Versions { .. }) => "aggregated",
+        Err(fault) => fault.hop.word(),
+    }
+}
+
+fn now() -> Now {
+    let unix_ms = Timestamp::now().as_millisecond();
+    Now { instant: Instant::now(), unix_ms: u64::try_from(unix_ms).unwrap_or_default() }
+}

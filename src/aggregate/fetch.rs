@@ -1,0 +1,323 @@
+//! Asks one extension API server what it serves.
+//!
+//! Rules are upstream's (`handler_discovery.go:fetchFreshDiscoveryForService`): the aggregated
+//! document first, each version's own where there is none. Then each version's own all the same, for
+//! what only that says (`storageVersionHash`); without it the rest is shown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, response};
+use http_body_util::BodyExt as _;
+use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::Body;
+use crate::model::accept::{DISCOVERY_JSON, is_aggregated};
+use crate::model::discovery::aggregated::Resource;
+use crate::model::discovery::convert;
+use crate::model::discovery::legacy::ApiResource;
+use crate::model::discovery::parse::{self, AGGREGATED_BYTES_MAX, LEGACY_BYTES_MAX};
+use crate::model::fault::{Fault, Hop};
+use crate::model::routing_table::Entry;
+use crate::upstream::{Backend, Class, Outgoing, Pool, Progress, Upstream};
+
+/// Who asks, as upstream does: a lesser identity gets 500 from every server while the core API
+/// server is down.
+const USER: HeaderValue = HeaderValue::from_static("system:kube-aggregator");
+const GROUP: HeaderValue = HeaderValue::from_static("system:masters");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CARGO_PKG_VERSION")));
+
+/// Versions of one server whose own documents are asked for at a time.
+const VERSIONS_AT_A_TIME: usize = 16;
+/// Bytes of all answers that are being read at a time.
+const READING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// In what steps that budget is taken, in bytes.
+const READING_STEP: usize = 64 * 1024;
+
+/// Asks servers; shared by all that are asked at the same time.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    pool: Arc<Pool>,
+    timeout: Duration,
+    /// In steps of [`READING_STEP`].
+    reading: Semaphore,
+}
+
+/// One version that an APIService registers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct GroupVersion {
+    pub(super) group: Arc<str>,
+    pub(super) version: Arc<str>,
+}
+
+/// What was learnt of one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Learnt {
+    /// The resources as the aggregated document lists them: a JSON array.
+    pub(super) resources: Bytes,
+    /// The version's own document, without `storageVersionHash` when it was not asked for yet.
+    pub(super) legacy: Bytes,
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The aggregated document is the one that it was before.
+    NotModified,
+    /// What each version has, in the order that was asked for.
+    Versions {
+        /// Of the aggregated document, to be sent back as it is.
+        etag: Option<HeaderValue>,
+        /// True when each version's own document was the source, which has all there is.
+        from_legacy: bool,
+        /// What each has.
+        versions: Vec<Result<Learnt, Fault>>,
+    },
+}
+
+/// A whole answer, with its share of the bytes that may be read at a time.
+struct Document<'a> {
+    head: response::Parts,
+    body: Bytes,
+    _share: Option<SemaphorePermit<'a>>,
+}
+
+impl Fetcher {
+    /// Asks over `pool`, which must be of the calling thread; `timeout` is for all that one server
+    /// is asked until its versions are known.
+    pub(super) fn new(pool: Arc<Pool>, timeout: Duration) -> Self {
+        let steps = READING_BYTES_MAX.div_ceil(READING_STEP);
+        Self { pool, timeout, reading: Semaphore::new(steps) }
+    }
+
+    /// What the server has for these versions; `etag` is that of the document known already.
+    pub(super) async fn versions(
+        &self,
+        backend: &Arc<Backend>,
+        wanted: &[GroupVersion],
+        etag: Option<&HeaderValue>,
+    ) -> Result<Answer, Fault> {
+        let deadline = Instant::now() + self.timeout;
+        let core = wanted.iter().all(|wanted| wanted.group.is_empty());
+        let path = PathAndQuery::from_static(if core { "/api" } else { "/apis" });
+        let accept = HeaderValue::from_static(DISCOVERY_JSON);
+        let limits = (AGGREGATED_BYTES_MAX, deadline);
+        let document = self.get(backend, &path, accept, etag, limits).await?;
+        let head = &document.head;
+        match head.status {
+            StatusCode::NOT_MODIFIED if etag.is_some() => Ok(Answer::NotModified),
+            StatusCode::SERVICE_UNAVAILABLE => Err(status_fault(&path, head.status)),
+            StatusCode::OK if is_aggregated(head.headers.get(CONTENT_TYPE)) => {
+                self.aggregated(backend, wanted, document, deadline).await
+            }
+            _ => {
+                let versions = self.legacy(backend, wanted, deadline).await;
+                Ok(Answer::Versions { etag: None, from_legacy: true, versions })
+            }
+        }
+    }
+
+    async fn aggregated(
+        &self,
+        backend: &Arc<Backend>,
+        wanted: &[GroupVersion],
+        document: Document<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, Fault> {
+        let mut found = parse::aggregated(&document.body)
+            .map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?;
+        let mut etag = document.head.headers.get(ETAG).cloned();
+        drop(document);
+        let mut versions = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let place = found.iter().position(|found| {
+                *found.group == *wanted.group && *found.version == *wanted.version
+            });
+            versions.push(match place {
+                Some(at) => learnt_of_aggregated(wanted, &found.swap_remove(at).resources),
+                // Upstream shows such a version as Current and empty, which defeats kubectl's cache.
+                None => {
+                    // Nor could a 304 tell anything about it.
+                    etag = None;
+                    self.legacy_of(backend, wanted, deadline).await
+                }
+            });
+        }
+        Ok(Answer::Versions { etag, from_legacy: false, versions })
+    }
+
+    /// What each version's own document says, within `deadline`.
+    async fn legacy(
+        &self,
+        backend: &Arc<Backend>,
+        wanted: &[GroupVersion],
+        deadline: Instant,
+    ) -> Vec<Result<Learnt, Fault>> {
+        let mut asking: Vec<BoxFuture<'_, _>> = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            asking.push(Box::pin(self.legacy_of(backend, wanted, deadline)));
+        }
+        stream::iter(asking).buffered(VERSIONS_AT_A_TIME).collect().await
+    }
+
+    /// The own documents of versions that are known by the aggregated one.
+    pub(super) async fn own_documents(
+        &self,
+        backend: &Arc<Backend>,
+        wanted: &[GroupVersion],
+    ) -> Vec<Result<Learnt, Fault>> {
+        self.legacy(backend, wanted, Instant::now() + self.timeout).await
+    }
+
+    async fn legacy_of(
+        &self,
+        backend: &Arc<Backend>,
+        wanted: &GroupVersion,
+        deadline: Instant,
+    ) -> Result<Learnt, Fault> {
+        let GroupVersion { group, version } = wanted;
+        let path = wanted.path();
+        let invalid = |text: String| Fault::new(Hop::InvalidDiscovery, format!("{path}: {text}"));
+        let target: PathAndQuery = path.parse().map_err(|_error| invalid("no path".to_owned()))?;
+        let accept = HeaderValue::from_static("application/json");
+        let limits = (LEGACY_BYTES_MAX, deadline);
+        let document = self.get(backend, &target, accept, None, limits).await?;
+        if document.head.status != StatusCode::OK {
+            return Err(status_fault(&target, document.head.status));
+        }
+        let list = parse::legacy(&document.body, group, version)
+            .map_err(|error| invalid(error.to_string()))?;
+        let resources =
+            convert::to_aggregated(&list).map_err(|error| invalid(error.to_string()))?;
+        Ok(Learnt { resources: json(&resources)?, legacy: legacy_document(wanted, &list)? })
+    }
+
+    /// One document, whole, with at most so many bytes and before its deadline.
+    async fn get(
+        &self,
+        backend: &Arc<Backend>,
+        path: &PathAndQuery,
+        accept: HeaderValue,
+        etag: Option<&HeaderValue>,
+        (bytes_max, deadline): (usize, Instant),
+    ) -> Result<Document<'_>, Fault> {
+        let headers = || request_headers(&accept, etag);
+        let progress = Progress::default();
+        let request =
+            Outgoing { method: &Method::GET, path, headers: &headers, progress: &progress };
+        let whole = async {
+            let call = self.pool.call(backend, Class::Short, &request, Body::empty());
+            let answer = call.await?;
+            if let Some(encoding) = answer.head.headers.get(CONTENT_ENCODING) {
+                let text = format!("{path}: content encoding {encoding:?} was not asked for");
+                return Err(Fault::new(Hop::InvalidDiscovery, text));
+            }
+            // Kept until the body is read: the connection is busy so long.
+            let _lease = answer.lease;
+            let (body, share) = self.read(answer.body, path, bytes_max).await?;
+            Ok(Document { head: answer.head, body, _share: share })
+        };
+        match timeout_at(deadline, whole).await {
+            Ok(document) => document.map_err(|fault| fault.at(progress.endpoint())),
+            Err(_) => Err(progress.deadline().at(progress.endpoint())),
+        }
+    }
+
+    async fn read(
+        &self,
+        mut body: Body,
+        path: &PathAndQuery,
+        most: usize,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Fault> {
+        let mut bytes = BytesMut::new();
+        let mut share: Option<SemaphorePermit<'_>> = None;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Fault::new(Hop::BackendReset, error.to_string()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > most {
+                let text = format!("{path}: the answer is longer than {most} bytes");
+                return Err(Fault::new(Hop::InvalidDiscovery, text));
+            }
+            bytes.extend_from_slice(&data);
+            let steps = share.as_ref().map_or(0, SemaphorePermit::num_permits);
+            let more = bytes.len().div_ceil(READING_STEP).saturating_sub(steps);
+            let more = self.reading.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+            let more = more.map_err(|_error| {
+                let text = format!("{READING_BYTES_MAX} bytes of discovery are being read");
+                Fault::new(Hop::Overloaded, text)
+            })?;
+            match &mut share {
+                None => share = Some(more),
+                Some(share) => share.merge(more),
+            }
+        }
+        Ok((bytes.freeze(), share))
+    }
+}
+
+impl GroupVersion {
+    pub(super) fn of(entry: &Entry<Upstream>) -> Self {
+        Self { group: Arc::clone(&entry.group), version: Arc::clone(&entry.version) }
+    }
+
+    /// `/apis/<group>/<version>`, or `/api/<version>` for the core.
+    fn path(&self) -> String {
+        let Self { group, version } = self;
+        if group.is_empty() {
+            format!("/api/{version}")
+        } else {
+            format!("/apis/{group}/{version}")
+        }
+    }
+}
+
+fn request_headers(accept: &HeaderValue, etag: Option<&HeaderValue>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(6);
+    headers.insert(ACCEPT, accept.clone());
+    headers.insert(USER_AGENT, AGENT);
+    headers.insert(HeaderName::from_static("x-remote-user"), USER);
+    headers.insert(HeaderName::from_static("x-remote-group"), GROUP);
+    if let Some(etag) = etag {
+        headers.insert(IF_NONE_MATCH, etag.clone());
+    }
+    headers
+}
+
+fn status_fault(path: &PathAndQuery, status: StatusCode) -> Fault {
+    let text = format!("{path} was answered with status {}", status.as_u16());
+    Fault::new(Hop::DiscoveryRefused, text)
+}
+
+fn learnt_of_aggregated(wanted: &GroupVersion, resources: &[Resource]) -> Result<Learnt, Fault> {
+    let list = convert::to_legacy(resources, &wanted.group, &wanted.version);
+    Ok(Learnt { resources: json(resources)?, legacy: legacy_document(wanted, &list)? })
+}
+
+/// `APIResourceList`, in Go's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiResourceList<'a> {
+    kind: &'static str,
+    api_version: &'static str,
+    group_version: String,
+    resources: &'a [ApiResource],
+}
+
+fn legacy_document(wanted: &GroupVersion, resources: &[ApiResource]) -> Result<Bytes, Fault> {
+    let GroupVersion { group, version } = wanted;
+    let group_version =
+        if group.is_empty() { version.to_string() } else { format!("{group}/{version}") };
+    json(&ApiResourceList { kind: "APIResourceList", api_version: "v1", group_version, resources })
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> Result<Bytes, Fault> {
+    let written = serde_json::to_vec(value);
+    written.map(Bytes::from).map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))
+}

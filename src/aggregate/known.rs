@@ -1,0 +1,695 @@
+//! What is known of every extension API server, and who is to be asked next.
+//!
+//! The effect without tasks: facts and the time come in, the assembly learns what is shown, and
+//! questions to be asked come out. The async part ([`super::Aggregator`]) only carries.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::assembly::{Assembly, Entry as ShownEntry, Published, Shown, Source};
+use super::fetch::{Answer, GroupVersion, Learnt};
+use super::kept::Record;
+use crate::model::discovery::aggregated::Freshness;
+use crate::model::discovery::policy::{self, Policy, Showing};
+use crate::model::discovery::schedule::Schedule;
+use crate::model::fault::Fault;
+use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
+use crate::runtime::lifecycle::{Readiness, ReadyGuard};
+use crate::runtime::telemetry::Metrics;
+use crate::upstream::{Backend, Doubt, Upstream};
+
+type Table = RoutingTable<Upstream>;
+
+/// Between two questions to one server that only a caller's request gives rise to.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(5);
+/// A question that is younger than this is not given up when its server moves: it may have gone to
+/// the new place already.
+const YOUNG: Duration = Duration::from_millis(100);
+/// How often versions' own documents are asked for when the aggregated one does not change.
+const OWN_DOCUMENTS_INTERVAL: Duration = Duration::from_secs(600);
+/// How often what does not change is written to disk, for its age, in milliseconds.
+const KEEP_INTERVAL_MS: u64 = 600_000;
+/// Servers that readiness names; of more, the first that come to mind.
+const AWAITED_MAX: usize = 100;
+/// Under which name readiness lists them.
+const AWAITED: &str = "discovery";
+/// The list of a version of which nothing is known.
+const NO_RESOURCES: Bytes = Bytes::from_static(b"[]");
+
+/// A backend's address in memory, which is its own while it is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct BackendKey(usize);
+
+impl BackendKey {
+    pub(super) fn of(backend: &Arc<Backend>) -> Self {
+        Self(Arc::as_ptr(backend).addr())
+    }
+}
+
+/// A question to be asked.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) key: BackendKey,
+    pub(super) backend: Arc<Backend>,
+    pub(super) versions: Vec<GroupVersion>,
+    /// Of the document that is known.
+    pub(super) etag: Option<HeaderValue>,
+    /// Tells a late answer from the one that is waited for.
+    pub(super) number: u64,
+    /// True when it failed the last time: such may not take all places.
+    pub(super) failed_before: bool,
+}
+
+/// Two times of now: one that never jumps, and one that means something after a restart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) instant: Instant,
+    pub(super) unix_ms: u64,
+}
+
+/// Everything that is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    schedule: Schedule,
+    assembly: Assembly,
+    metrics: Arc<Metrics>,
+    table: Arc<Table>,
+    asked: HashMap<BackendKey, Asked, FixedState>,
+    due: BTreeSet<(Instant, BackendKey)>,
+    /// Versions that are held, by the end of it.
+    held: BTreeSet<(u64, GroupVersion)>,
+    /// The backend of each version.
+    places: HashMap<GroupVersion, BackendKey, FixedState>,
+    /// What was known before the restart, by the APIService's name.
+    kept: HashMap<Arc<str>, Record, FixedState>,
+    /// What is to be kept from now on; none for what is gone.
+    to_keep: BTreeMap<Arc<str>, Option<Record>>,
+    keeps: bool,
+    questions: u64,
+    changed: bool,
+}
+
+/// One server.
+#[derive(Debug)]
+struct Asked {
+    backend: Arc<Backend>,
+    versions: BTreeMap<GroupVersion, Version>,
+    etag: Option<HeaderValue>,
+    failures: u32,
+    /// When it is to be asked; none while an answer is waited for.
+    due: Option<Instant>,
+    /// When it was asked last.
+    begun: Option<Instant>,
+    /// The question whose answer is waited for: since when, and its number.
+    waiting: Option<(Instant, u64)>,
+    /// To be asked again after the answer that is waited for, not before this time.
+    again: Option<Instant>,
+    /// When the versions' own documents were asked for last.
+    own_documents: Option<Instant>,
+    has_answered: bool,
+    awaited: Option<ReadyGuard>,
+}
+
+/// One version that an APIService registers.
+#[derive(Debug)]
+struct Version {
+    name: Arc<str>,
+    group_priority: i32,
+    version_priority: i32,
+    policy: Policy,
+    /// The list of resources while it is not shown; else the assembly has it.
+    parked: Option<Bytes>,
+    legacy: Option<Bytes>,
+    /// True when `legacy` is what the server itself says.
+    legacy_is_own: bool,
+    /// True when the server is to be asked for its own document.
+    wants_own: bool,
+    /// When its list was known to be right, in Unix milliseconds; none when it never was.
+    fetched: Option<u64>,
+    /// When what is to be kept of it changed, and of which state that is kept already.
+    learnt_at: Option<u64>,
+    kept_at: Option<u64>,
+    failing: bool,
+    fault: Option<Fault>,
+    /// What the routing table says; when that changes, the server is worth asking.
+    table_fault: Option<Fault>,
+    held: Option<u64>,
+    showing: Option<Showing>,
+    /// To be shown anew.
+    changed: bool,
+}
+
+impl Known {
+    /// Knows nothing but what was kept; with `keeps` it says what is to be kept.
+    pub(super) fn new(
+        schedule: Schedule,
+        assembly: Assembly,
+        metrics: Arc<Metrics>,
+        kept: Option<Vec<(String, Record)>>,
+    ) -> Self {
+        let keeps = kept.is_some();
+        let kept = kept.into_iter().flatten().map(|(name, record)| (name.into(), record));
+        Self {
+            schedule,
+            assembly,
+            metrics,
+            table: Arc::default(),
+            asked: HashMap::default(),
+            due: BTreeSet::new(),
+            held: BTreeSet::new(),
+            places: HashMap::default(),
+            kept: kept.collect(),
+            to_keep: BTreeMap::new(),
+            keeps,
+            questions: 0,
+            changed: true,
+        }
+    }
+
+    /// Takes in what is registered now.
+    pub(super) fn reconcile(&mut self, table: Arc<Table>, now: Now) {
+        let before = std::mem::replace(&mut self.table, Arc::clone(&table));
+        for name in table.groups_changed_since(&before) {
+            let entries = |table: &Table| {
+                table.group(&name).map(|group| group.entries.clone()).unwrap_or_default()
+            };
+            let (old, new) = (entries(&before), entries(&table));
+            for entry in &old {
+                if !new.iter().any(|other| other.version == entry.version) {
+                    self.remove(&GroupVersion::of(entry));
+                }
+            }
+            for entry in &new {
+                if !old.iter().any(|other| Arc::ptr_eq(other, entry)) {
+                    self.put(entry, now);
+                }
+            }
+        }
+        if table.is_complete() && !before.is_complete() {
+            // What is not registered any more needs not be remembered.
+            let gone = std::mem::take(&mut self.kept).into_keys();
+            self.to_keep.extend(gone.map(|name| (name, None)));
+        }
+    }
+
+    fn put(&mut self, entry: &Entry<Upstream>, now: Now) {
+        let wanted = GroupVersion::of(entry);
+        let Route::Remote(remote) = &*entry.route else {
+            self.remove(&wanted);
+            let shown = Shown {
+                group_priority: entry.group_priority,
+                version_priority: entry.version_priority,
+                listed: true,
+                entry: None,
+                legacy: None,
+                fault: None,
+            };
+            self.assembly.set(Source::Remote, &wanted.group, &wanted.version, shown);
+            self.changed = true;
+            return;
+        };
+        let backend = &remote.backend.backend;
+        let key = BackendKey::of(backend);
+        let before = self.places.insert(wanted.clone(), key);
+        let known = before.and_then(|before| self.take_version(before, &wanted));
+        let mut version =
+            known.unwrap_or_else(|| Version::new(self.kept.remove(&remote.name), remote));
+        let concerns_server = before != Some(key) || version.table_fault != remote.fault;
+        version.group_priority = entry.group_priority;
+        version.version_priority = entry.version_priority;
+        version.policy = remote.discovery;
+        version.table_fault.clone_from(&remote.fault);
+        let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
+        asked.versions.insert(wanted.clone(), version);
+        if before != Some(key) {
+            // The document that is known was read for the other versions only.
+            asked.etag = None;
+        }
+        if concerns_server {
+            self.ask_now(key, now);
+        }
+        self.show(&wanted, now);
+    }
+
+    /// Takes a version out of its server, and the server with its last version.
+    fn take_version(&mut self, key: BackendKey, wanted: &GroupVersion) -> Option<Version> {
+        let asked = self.asked.get_mut(&key)?;
+        let version = asked.versions.remove(wanted);
+        if asked.versions.is_empty()
+            && let Some(asked) = self.asked.remove(&key)
+            && let Some(due) = asked.due
+        {
+            self.due.remove(&(due, key));
+        }
+        version
+    }
+
+    fn remove(&mut self, wanted: &GroupVersion) {
+        let version = self.places.remove(wanted).and_then(|key| self.take_version(key, wanted));
+        if let Some(version) = version {
+            if let Some(until) = version.held {
+                self.held.remove(&(until, wanted.clone()));
+            }
+            self.metrics.discovery.moved(version.showing.map(Showing::word), None);
+            if self.keeps {
+                self.to_keep.insert(version.name, None);
+            }
+        }
+        self.assembly.remove(Source::Remote, &wanted.group, &wanted.version);
+        self.changed = true;
+    }
+
+    /// Has a server asked at once, whatever it answered before.
+    fn ask_now(&mut self, key: BackendKey, now: Now) {
+        let Some(asked) = self.asked.get_mut(&key) else { return };
+        asked.failures = 0;
+        match asked.waiting {
+            Some((begun, _)) if now.instant - begun < YOUNG => asked.again = Some(now.instant),
+            _ => {
+                asked.waiting = None;
+                self.schedule(key, now.instant);
+            }
+        }
+    }
+
+    fn schedule(&mut self, key: BackendKey, at: Instant) {
+        let Some(asked) = self.asked.get_mut(&key) else { return };
+        if let Some(before) = asked.due.replace(at) {
+            self.due.remove(&(before, key));
+        }
+        self.due.insert((at, key));
+    }
+
+    /// Looks at the servers that are in doubt.
+    pub(super) fn doubted(&mut self, now: Now) {
+        let doubts: Vec<(BackendKey, Doubt)> = self
+            .asked
+            .iter()
+            .filter_map(|(key, asked)| Some((*key, asked.backend.take_doubt()?)))
+            .collect();
+        for (key, doubt) in doubts {
+            match doubt {
+                Doubt::Moved => self.ask_now(key, now),
+                Doubt::UnknownResource => self.ask_soon(key, now),
+            }
+        }
+    }
+
+    /// Has a server asked again, but not more often than callers may cause it.
+    fn ask_soon(&mut self, key: BackendKey, now: Now) {
+        let Some(asked) = self.asked.get_mut(&key).filter(|asked| asked.failures == 0) else {
+            return;
+        };
+        let at = asked.begun.map_or(now.instant, |begun| now.instant.max(begun + DOUBT_INTERVAL));
+        if asked.waiting.is_some() {
+            asked.again = Some(asked.again.map_or(at, |before| before.min(at)));
+        } else if asked.due.is_none_or(|due| at < due) {
+            self.schedule(key, at);
+        }
+    }
+
+    /// The questions whose time has come.
+    pub(super) fn questions(&mut self, now: Now) -> Vec<Question> {
+        let mut questions = Vec::new();
+        while let Some(&(at, key)) = self.due.first()
+            && at <= now.instant
+        {
+            self.due.pop_first();
+            let Some(asked) = self.asked.get_mut(&key) else { continue };
+            self.questions += 1;
+            asked.due = None;
+            asked.begun = Some(now.instant);
+            asked.waiting = Some((now.instant, self.questions));
+            questions.push(Question {
+                key,
+                number: self.questions,
+                backend: Arc::clone(&asked.backend),
+                versions: asked.versions.keys().cloned().collect(),
+                etag: asked.etag.clone(),
+                failed_before: asked.failures > 0,
+            });
+        }
+        questions
+    }
+
+    /// Takes in an answer; the versions whose own documents are to be asked for besides.
+    pub(super) fn answered(
+        &mut self,
+        question: &Question,
+        answer: Result<Answer, Fault>,
+        now: Now,
+    ) -> Vec<GroupVersion> {
+        let key = question.key;
+        let Some(asked) = self.asked.get_mut(&key) else { return Vec::new() };
+        if asked.waiting.take_if(|(_, number)| *number == question.number).is_none() {
+            return Vec::new();
+        }
+        asked.awaited = None;
+        let failed = asked.take_in(question, answer, now.unix_ms, &self.assembly);
+        asked.report(failed.as_ref());
+        asked.failures = if failed.is_some() { asked.failures.saturating_add(1) } else { 0 };
+        let mut next = now.instant + self.schedule.pause(asked.failures, fastrand::f64());
+        if let Some(again) = asked.again.take() {
+            next = next.min(again.max(now.instant));
+        }
+        let own = asked.own_documents(now.instant);
+        self.schedule(key, next);
+        for version in &question.versions {
+            self.show_if_changed(version, now);
+        }
+        own
+    }
+
+    /// Takes in versions' own documents; those that could not be had are made of the aggregated one.
+    pub(super) fn own_documents(
+        &mut self,
+        key: BackendKey,
+        documents: Vec<(GroupVersion, Result<Learnt, Fault>)>,
+        now: Now,
+    ) {
+        for (wanted, learnt) in documents {
+            let asked = self.asked.get_mut(&key);
+            let Some(version) = asked.and_then(|asked| asked.versions.get_mut(&wanted)) else {
+                continue;
+            };
+            match learnt {
+                Ok(Learnt { legacy, .. }) => {
+                    version.legacy_is_own = true;
+                    if version.legacy.as_ref() != Some(&legacy) {
+                        version.legacy = Some(legacy);
+                        version.learnt_at = Some(now.unix_ms);
+                        version.changed = true;
+                    }
+                }
+                Err(fault) => tracing::debug!(
+                    apiservice = %version.name, cause = fault.hop.word(), detail = %fault.detail,
+                    "version's own document not fetched"
+                ),
+            }
+            self.show_if_changed(&wanted, now);
+        }
+    }
+
+    fn show_if_changed(&mut self, wanted: &GroupVersion, now: Now) {
+        let version = self.version(wanted);
+        if version.is_some_and(|version| std::mem::take(&mut version.changed)) {
+            self.show(wanted, now);
+        }
+    }
+
+    fn version(&mut self, wanted: &GroupVersion) -> Option<&mut Version> {
+        self.asked.get_mut(self.places.get(wanted)?)?.versions.get_mut(wanted)
+    }
+
+    /// Tells the assembly how a version is shown from now on.
+    fn show(&mut self, wanted: &GroupVersion, now: Now) {
+        let GroupVersion { group, version: name } = wanted;
+        let shown = self.assembly.resources(Source::Remote, group, name);
+        let Some(key) = self.places.get(wanted) else { return };
+        let Some(asked) = self.asked.get_mut(key) else { return };
+        let backend = Arc::clone(&asked.backend);
+        let Some(version) = asked.versions.get_mut(wanted) else { return };
+        let resources = version.parked.take().or(shown);
+        let showing = version.policy.showing(version.known(), now.unix_ms);
+        if self.keeps && version.learnt_at != version.kept_at {
+            version.kept_at = version.learnt_at;
+            let record = version.record(&backend, resources.as_ref());
+            self.to_keep.insert(Arc::clone(&version.name), record);
+        }
+        let freshness = match showing {
+            Showing::Current | Showing::Held { .. } => Some(Freshness::Current),
+            Showing::Stale => Some(Freshness::Stale),
+            Showing::Omitted => None,
+        };
+        let shown = Shown {
+            group_priority: version.group_priority,
+            version_priority: version.version_priority,
+            listed: freshness.is_some(),
+            entry: freshness.map(|freshness| ShownEntry {
+                freshness,
+                resources: resources.clone().unwrap_or(NO_RESOURCES),
+            }),
+            legacy: freshness.and(version.legacy.clone()),
+            fault: version.table_fault.clone().or_else(|| version.fault.clone()),
+        };
+        if freshness.is_none() {
+            // A copy, so that it does not keep the document alive of which it was a part.
+            version.parked = resources.map(|resources| Bytes::copy_from_slice(&resources));
+        }
+        let until = if let Showing::Held { until } = showing { Some(until) } else { None };
+        let held_before = std::mem::replace(&mut version.held, until);
+        let before = version.showing.replace(showing);
+        self.metrics.discovery.moved(before.map(Showing::word), Some(showing.word()));
+        if let Some(until) = held_before {
+            self.held.remove(&(until, wanted.clone()));
+        }
+        if let Some(until) = until {
+            self.held.insert((until, wanted.clone()));
+        }
+        self.assembly.set(Source::Remote, group, name, shown);
+        self.changed = true;
+    }
+
+    /// Ends what was held long enough.
+    pub(super) fn release_held(&mut self, now: Now) {
+        while let Some((until, wanted)) = self.held.first().cloned()
+            && until <= now.unix_ms
+        {
+            self.held.pop_first();
+            self.show(&wanted, now);
+        }
+    }
+
+    /// When something is to be done next.
+    pub(super) fn next(&self, now: Now) -> Option<Instant> {
+        let due = self.due.first().map(|(at, _)| *at);
+        let held = self.held.first().map(|(until, _)| {
+            now.instant + Duration::from_millis(until.saturating_sub(now.unix_ms))
+        });
+        due.into_iter().chain(held).min()
+    }
+
+    /// True for a server that has a version.
+    pub(super) fn asks(&self, key: BackendKey) -> bool {
+        self.asked.contains_key(&key)
+    }
+
+    /// True once everything that is registered has been read.
+    pub(super) fn is_complete(&self) -> bool {
+        self.table.is_complete()
+    }
+
+    /// Makes every server that has not answered yet one that is awaited.
+    pub(super) fn await_all(&mut self, readiness: &Readiness) {
+        let silent = self.asked.values_mut().filter(|asked| !asked.has_answered);
+        for asked in silent.take(AWAITED_MAX) {
+            let name = format!("{AWAITED}/{}", asked.backend.spec().service);
+            asked.awaited = Some(readiness.wait_once_for(name));
+        }
+    }
+
+    /// True while a server is awaited.
+    pub(super) fn awaits(&self) -> bool {
+        self.asked.values().any(|asked| asked.awaited.is_some())
+    }
+
+    /// Awaits nobody any more; their number.
+    pub(super) fn give_up_awaiting(&mut self) -> usize {
+        let awaited = self.asked.values_mut().filter_map(|asked| asked.awaited.take());
+        awaited.count()
+    }
+
+    /// The documents, if they are to be other than before.
+    pub(super) fn publish(&mut self) -> Option<Published> {
+        std::mem::take(&mut self.changed).then(|| self.assembly.publish())
+    }
+
+    /// True when the documents are to be made anew.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// What is to be kept on disk since this was asked last, none for what is gone.
+    pub(super) fn take_to_keep(&mut self) -> BTreeMap<Arc<str>, Option<Record>> {
+        std::mem::take(&mut self.to_keep)
+    }
+}
+
+impl Asked {
+    fn new(backend: Arc<Backend>) -> Self {
+        Self {
+            backend,
+            versions: BTreeMap::new(),
+            etag: None,
+            failures: 0,
+            due: None,
+            begun: None,
+            waiting: None,
+            again: None,
+            own_documents: None,
+            has_answered: false,
+            awaited: None,
+        }
+    }
+
+    /// What its versions have; a fault if one of them is not known now.
+    fn take_in(
+        &mut self,
+        question: &Question,
+        answer: Result<Answer, Fault>,
+        unix_ms: u64,
+        assembly: &Assembly,
+    ) -> Option<Fault> {
+        self.has_answered = true;
+        let (etag, from_legacy, learnt) = match answer {
+            Ok(Answer::Versions { etag, from_legacy, versions }) => (etag, from_legacy, versions),
+            Ok(Answer::NotModified) => {
+                self.versions.values_mut().for_each(|version| version.confirm(unix_ms));
+                return None;
+            }
+            Err(fault) => {
+                self.versions.values_mut().for_each(|version| version.fail(&fault));
+                return Some(fault);
+            }
+        };
+        let mut failed = None;
+        for (wanted, learnt) in question.versions.iter().zip(learnt) {
+            let Some(version) = self.versions.get_mut(wanted) else { continue };
+            match learnt {
+                Ok(learnt) => {
+                    let shown =
+                        || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
+                    version.learn(learnt, from_legacy, shown, unix_ms);
+                }
+                Err(fault) => {
+                    version.fail(&fault);
+                    failed = Some(fault);
+                }
+            }
+        }
+        // One that came or went while it was asked, or that failed, is not in the document.
+        let complete = failed.is_none() && self.versions.keys().eq(&question.versions);
+        self.etag = etag.filter(|_| complete);
+        failed
+    }
+
+    /// Says when it begins to fail, and when it is well again.
+    fn report(&self, failed: Option<&Fault>) {
+        let service = &self.backend.spec().service;
+        let apiservice = self.versions.values().next().map(|version| &*version.name);
+        match failed {
+            Some(fault) if self.failures == 0 => tracing::warn!(
+                %service, apiservice, apiservices = self.versions.len(),
+                cause = fault.hop.word(), detail = %fault.detail,
+                "discovery failed, what is known is shown as stale"
+            ),
+            None if self.failures > 0 => {
+                tracing::info!(%service, apiservice, "discovery works again");
+            }
+            _ => {}
+        }
+    }
+
+    /// The versions whose own documents are to be asked for now.
+    fn own_documents(&mut self, now: Instant) -> Vec<GroupVersion> {
+        let lapsed = self.own_documents.is_none_or(|at| now - at >= OWN_DOCUMENTS_INTERVAL);
+        let well = self.versions.iter().filter(|(_, version)| !version.failing);
+        let wanted: Vec<GroupVersion> = well
+            .filter(|(_, version)| !version.policy.legacy_from_backend)
+            .filter(|(_, version)| lapsed || version.wants_own)
+            .map(|(wanted, _)| wanted.clone())
+            .collect();
+        if lapsed {
+            self.own_documents = Some(now);
+        }
+        for version in self.versions.values_mut() {
+            version.wants_own = false;
+        }
+        wanted
+    }
+}
+
+impl Version {
+    /// A version that is new here, with what was kept of it if it is from the same server.
+    fn new(kept: Option<Record>, remote: &Remote<Upstream>) -> Self {
+        let spec = remote.backend.backend.spec();
+        let kept = kept.filter(|record| record.is_of(spec));
+        let (parked, legacy, fetched) = match kept {
+            Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
+            None => (None, None, None),
+        };
+        Self {
+            name: Arc::clone(&remote.name),
+            group_priority: 0,
+            version_priority: 0,
+            policy: Policy::default(),
+            legacy_is_own: legacy.is_some(),
+            parked,
+            legacy,
+            wants_own: false,
+            fetched,
+            learnt_at: None,
+            kept_at: None,
+            failing: true,
+            fault: None,
+            table_fault: None,
+            held: None,
+            showing: None,
+            changed: false,
+        }
+    }
+
+    fn known(&self) -> policy::Known {
+        policy::Known { fetched: self.fetched, failing: self.failing }
+    }
+
+    fn confirm(&mut self, unix_ms: u64) {
+        self.fetched = Some(unix_ms);
+        self.fault = None;
+        self.changed |= std::mem::take(&mut self.failing);
+        let kept_long_ago =
+            self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
+        if kept_long_ago {
+            (self.learnt_at, self.changed) = (Some(unix_ms), true);
+        }
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        let new = self.fault.as_ref().is_none_or(|before| before.hop != fault.hop);
+        self.changed |= !std::mem::replace(&mut self.failing, true) || new;
+        self.fault = Some(fault.clone());
+    }
+
+    fn learn(
+        &mut self,
+        learnt: Learnt,
+        from_legacy: bool,
+        shown: impl FnOnce() -> Option<Bytes>,
+        unix_ms: u64,
+    ) {
+        let Learnt { resources, legacy } = learnt;
+        let before = self.parked.clone().or_else(shown);
+        let same = self.fetched.is_some() && before.as_ref() == Some(&resources);
+        self.confirm(unix_ms);
+        if from_legacy || !same {
+            if !same || self.legacy.as_ref() != Some(&legacy) {
+                (self.learnt_at, self.changed) = (Some(unix_ms), true);
+            }
+            self.parked = Some(resources);
+            self.legacy = Some(legacy);
+            self.legacy_is_own = from_legacy;
+        }
+        self.wants_own = !self.legacy_is_own;
+    }
+
+    fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
+        let (fetched, resources) = (self.fetched?, resources?.clone());
+        Some(Record::new(backend.spec(), fetched, resources, self.legacy.clone()))
+    }
+}
