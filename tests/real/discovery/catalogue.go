@@ -117,31 +117,31 @@ func usual(name, version string, groupPriority, versionPriority int) api {
 	}
 }
 
+// Few, for they are in every document that is kept.
+var verbs, partVerbs = metav1.Verbs{"create", "get", "list"}, metav1.Verbs{"get", "update"}
+
 func resources(name string) []apidiscovery.APIResourceDiscovery {
-	all := metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 	// Their own group and version are left out by upstream's servers too.
 	kind := func(kind string) *metav1.GroupVersionKind { return &metav1.GroupVersionKind{Kind: kind} }
 	return []apidiscovery.APIResourceDiscovery{
 		{
-			Resource: name + "s", ResponseKind: kind("Thing"), Scope: apidiscovery.ScopeNamespace, SingularResource: name, Verbs: all,
+			Resource: name + "s", ResponseKind: kind("Thing"), Scope: apidiscovery.ScopeNamespace, SingularResource: name, Verbs: verbs,
 			ShortNames: []string{name[:2]}, Categories: []string{"all", "fleet"},
 			Subresources: []apidiscovery.APISubresourceDiscovery{
-				{Subresource: "scale", ResponseKind: &metav1.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}, Verbs: metav1.Verbs{"get", "patch", "update"}},
-				{Subresource: "status", ResponseKind: kind("Thing"), Verbs: metav1.Verbs{"get", "patch", "update"}},
+				{Subresource: "scale", ResponseKind: &metav1.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}, Verbs: partVerbs},
+				{Subresource: "status", ResponseKind: kind("Thing"), Verbs: partVerbs},
 			},
 		},
-		{Resource: name + "classes", ResponseKind: kind("Class"), Scope: apidiscovery.ScopeCluster, SingularResource: name + "class", Verbs: all},
+		{Resource: name + "classes", ResponseKind: kind("Class"), Scope: apidiscovery.ScopeCluster, SingularResource: name + "class", Verbs: verbs},
 	}
 }
 
 func legacyResources(name string) []metav1.APIResource {
-	all := metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-	some := metav1.Verbs{"get", "patch", "update"}
 	return []metav1.APIResource{
-		{Name: name + "classes", SingularName: name + "class", Kind: "Class", Verbs: all, StorageVersionHash: "c2Vjb25kPT0="},
-		{Name: name + "s", SingularName: name, Namespaced: true, Kind: "Thing", Verbs: all, ShortNames: []string{name[:2]}, Categories: []string{"all", "fleet"}, StorageVersionHash: "Zmlyc3Q9PT0="},
-		{Name: name + "s/scale", Namespaced: true, Group: "autoscaling", Version: "v1", Kind: "Scale", Verbs: some},
-		{Name: name + "s/status", Namespaced: true, Kind: "Thing", Verbs: some},
+		{Name: name + "classes", SingularName: name + "class", Kind: "Class", Verbs: verbs, StorageVersionHash: "c2Vjb25kPT0="},
+		{Name: name + "s", SingularName: name, Namespaced: true, Kind: "Thing", Verbs: verbs, ShortNames: []string{name[:2]}, Categories: []string{"all", "fleet"}, StorageVersionHash: "Zmlyc3Q9PT0="},
+		{Name: name + "s/scale", Namespaced: true, Group: "autoscaling", Version: "v1", Kind: "Scale", Verbs: partVerbs},
+		{Name: name + "s/status", Namespaced: true, Kind: "Thing", Verbs: partVerbs},
 	}
 }
 

@@ -41,7 +41,7 @@ func encode(url, certificates string) error {
 			count++
 			if !bytes.Equal(served, expected) {
 				differences++
-				fmt.Fprintf(os.Stderr, "%s as %s (first as served, then as upstream encodes it) differs %s\n", path+form.query, form.accept, firstDifference(served, expected))
+				fmt.Fprintf(os.Stderr, "%s as %s (first as served, then as upstream encodes it) differs:\n    %s\n", path+form.query, form.accept, firstDifference(string(served), string(expected)))
 			}
 		}
 		return nil

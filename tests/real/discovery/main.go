@@ -3,7 +3,8 @@
 //	discovery serve CERTS DIR                    the fleet of extension API servers: see fleet.go and catalogue.go
 //	discovery walk SERVER CERTS FORM WIRE        client-go's discovery of a server: see walk.go
 //	discovery encode SERVER CERTS                every document in the bytes that upstream's own encoders give: see encode.go
-//	discovery compare ALLOWED SERVER CERTS SERVER CERTS   two servers, document by document, row by row: see compare.go
+//	discovery facts SERVER CERTS                 all that can be seen of a server's discovery: see facts.go and negotiation.go
+//	discovery compare FACTS FACTS ALLOWED        what differs between two servers: see compare.go
 //
 // CERTS is the folder that `streams certs` made, SERVER a URL. Exit status: 0 when everything was as it should be, 1
 // otherwise, and then standard error says what was not.
@@ -22,7 +23,8 @@ func main() {
 		"serve":   {2, func(a []string) error { return serve(a[0], a[1]) }},
 		"walk":    {4, func(a []string) error { return walk(a[0], a[1], a[2], a[3]) }},
 		"encode":  {2, func(a []string) error { return encode(a[0], a[1]) }},
-		"compare": {5, func(a []string) error { return compare(a[0], a[1], a[2], a[3], a[4]) }},
+		"facts":   {2, func(a []string) error { return facts(a[0], a[1]) }},
+		"compare": {3, func(a []string) error { return compare(a[0], a[1], a[2]) }},
 	}
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "discovery: which command?")

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -83,44 +84,35 @@ func (r row) String() string {
 	return r.method + " " + r.path + " [" + strings.Join(r.headers, "; ") + "]"
 }
 
-// negotiation compares the answers to all rows, and those that depend on an ETag. Where bodies cannot be equal, because a
-// server brings groups of its own, their shapes are compared.
-func (c *comparison) negotiation() error {
+// negotiation is the answers to all rows. Of bodies it has the shapes, because a server lists groups of its own too.
+func (a *asker) negotiation() error {
 	for _, row := range rows() {
-		a, err := c.a.ask(row.method, row.path, row.headers...)
+		answered, err := a.ask(row.method, row.path, row.headers...)
 		if err != nil {
 			return fmt.Errorf("%s: %w", row, err)
 		}
-		b, err := c.b.ask(row.method, row.path, row.headers...)
-		if err != nil {
-			return fmt.Errorf("%s: %w", row, err)
-		}
-		c.answered("negotiation: "+row.String(), a, b)
+		a.answered(row.String(), answered)
 	}
-	return c.conditions()
+	return nil
 }
 
-func (c *comparison) answered(key string, a, b *response) {
-	c.head(key, a, b)
-	if a.code == http.StatusOK && b.code == http.StatusOK {
-		c.values(key+": shape", shape(a), shape(b))
-	} else if a.code == b.code {
-		c.bytes(key+": body", a.body, b.body)
-	}
+func (a *asker) answered(key string, answered *response) {
+	values := head(answered)
+	values["body"] = shape(answered.body)
+	a.add(key, values)
 }
 
 // shape is what can be said of a body without its content.
-func shape(r *response) string {
-	body := r.body
+func shape(body []byte) string {
 	switch {
 	case len(body) == 0:
 		return "empty"
 	case bytes.HasPrefix(body, []byte{0x1f, 0x8b}):
 		return "gzip"
 	case bytes.HasPrefix(body, []byte("k8s\x00")):
-		return "protobuf of " + printable(body[4:min(64, len(body))])
+		return "protobuf of " + kindIn(body[4:min(64, len(body))])
 	}
-	var document struct{ Kind, APIVersion string }
+	var document struct{ Kind, APIVersion, Message, Reason string }
 	if json.Unmarshal(body, &document) != nil {
 		first, _, _ := strings.Cut(string(body), "\n")
 		return "text: " + first
@@ -129,15 +121,18 @@ func shape(r *response) string {
 	if bytes.HasPrefix(body, []byte("{\n  \"")) {
 		layout = "indented"
 	}
-	end := "no newline"
 	if bytes.HasSuffix(body, []byte("\n")) {
-		end = "newline"
+		layout += " with a newline"
 	}
-	return fmt.Sprintf("JSON of %s %s, %s, %s at the end", document.APIVersion, document.Kind, layout, end)
+	said := fmt.Sprintf("%s JSON of %s %s", layout, document.APIVersion, document.Kind)
+	if document.Kind == "Status" {
+		said += ": " + document.Reason + ": " + document.Message
+	}
+	return said
 }
 
-// printable leaves the names of a protobuf envelope, which are before its content.
-func printable(text []byte) string {
+// kindIn finds the kind in a protobuf envelope, where it is before the content.
+func kindIn(text []byte) string {
 	for _, kind := range []string{"APIGroupDiscoveryList", "APIGroupList", "APIGroup", "APIResourceList", "Status"} {
 		if bytes.Contains(text, []byte(kind)) {
 			return kind
@@ -146,32 +141,23 @@ func printable(text []byte) string {
 	return "something else"
 }
 
-// conditions compares requests with the ETag of each server itself.
-func (c *comparison) conditions() error {
-	var tags [2]string
-	for index, target := range []*target{c.a, c.b} {
-		answered, err := target.ask(http.MethodGet, "/apis", "Accept: "+v2)
-		if err != nil {
-			return err
-		}
-		tags[index] = answered.header.Get("ETag")
+// conditions is the answers to conditional requests with the server's own ETag.
+func (a *asker) conditions() error {
+	answered, err := a.ask(http.MethodGet, "/apis", "Accept: "+v2)
+	if err != nil {
+		return err
 	}
-	length := func(tag string) string {
-		return fmt.Sprintf("%d characters, quoted: %t", len(tag), strings.HasPrefix(tag, `"`) && strings.HasSuffix(tag, `"`))
-	}
-	c.values("ETag: form", length(tags[0]), length(tags[1]))
-	for _, condition := range []string{"%s", "W/%s", `"x", %s`, `%s, "x"`, "*", `"x"`, "", " %s "} {
+	tag := answered.header.Get("ETag")
+	a.add("ETag", map[string]string{"length": strconv.Itoa(len(tag)), "quoted": fmt.Sprint(strings.HasPrefix(tag, `"`) && strings.HasSuffix(tag, `"`))})
+	for _, condition := range []string{"ETAG", "W/ETAG", `"x", ETAG`, `ETAG, "x"`, "*", `"x"`, ""} {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			for _, accept := range []string{v2, strings.Replace(v2, "json", "yaml", 1), strings.Replace(v2, "json", "vnd.kubernetes.protobuf", 1), v2 + ",application/json", "application/json"} {
-				var both [2]*response
-				for index, target := range []*target{c.a, c.b} {
-					answered, err := target.ask(method, "/apis", "Accept: "+accept, "Accept-Encoding: gzip", "If-None-Match: "+strings.ReplaceAll(condition, "%s", tags[index]))
-					if err != nil {
-						return err
-					}
-					both[index] = answered
+				header := "If-None-Match: " + strings.ReplaceAll(condition, "ETAG", tag)
+				answered, err := a.ask(method, "/apis", "Accept: "+accept, "Accept-Encoding: gzip", header)
+				if err != nil {
+					return err
 				}
-				c.answered(fmt.Sprintf("condition: %s [%s] If-None-Match: %s", method, accept, condition), both[0], both[1])
+				a.answered(fmt.Sprintf("condition: %s [%s] If-None-Match: %s", method, accept, condition), answered)
 			}
 		}
 	}

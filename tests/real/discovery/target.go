@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -180,19 +179,4 @@ func isCurrent(document []byte, a api) bool {
 		}
 	}
 	return false
-}
-
-// firstDifference shows where two texts part, with a little around it.
-func firstDifference(a, b []byte) string {
-	const before, after = 60, 100
-	at := 0
-	for at < len(a) && at < len(b) && a[at] == b[at] {
-		at++
-	}
-	from := max(0, at-before)
-	part := func(text []byte) []byte { return text[min(from, len(text)):min(at+after, len(text))] }
-	if bytes.Equal(a, b) {
-		return "equal"
-	}
-	return fmt.Sprintf("at byte %d of %d and %d:\n        %q\n        %q", at, len(a), len(b), part(a), part(b))
 }

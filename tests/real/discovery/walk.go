@@ -68,6 +68,9 @@ func (t *target) walk(out io.Writer, form, wire string) error {
 	if failed, err = failures(err); err != nil {
 		return err
 	}
+	for _, list := range preferred {
+		slices.SortFunc(list.APIResources, func(a, b metav1.APIResource) int { return strings.Compare(a.Name, b.Name) })
+	}
 	printLists(out, "preferred", preferred)
 	printFailed(out, "failed for the preferred", failed)
 	return nil
@@ -82,7 +85,9 @@ func failures(err error) (map[schema.GroupVersion]error, error) {
 	return nil, err
 }
 
+// printLists prints what client-go has in the random order of its maps in that of names.
 func printLists(out io.Writer, what string, lists []*metav1.APIResourceList) {
+	slices.SortFunc(lists, func(a, b *metav1.APIResourceList) int { return strings.Compare(a.GroupVersion, b.GroupVersion) })
 	for _, list := range lists {
 		group, _, _ := strings.Cut(list.GroupVersion, "/")
 		if !ours(group) {
