@@ -62,7 +62,7 @@ func fleet() []server {
 			// One version is above the others of its group, which takes the group there.
 			usual("office", "v1", 2000, 10), usual("office", "v2", 1500, 10)),
 			// Equal priorities: the names decide, as Kubernetes compares versions.
-			versions("names", 650, version{"foo10", 15}, version{"v1", 15}, version{"foo1", 15}, version{"v12alpha1", 15}, version{"v10beta3", 15},
+			small("names", 650, version{"foo10", 15}, version{"v1", 15}, version{"foo1", 15}, version{"v12alpha1", 15}, version{"v10beta3", 15},
 				version{"v11beta2", 15}, version{"v2", 15}, version{"v10", 15}, version{"foo2", 15})...)},
 		// Equal groupPriorityMinimum: the legacy list has zoo first (v1.zoo before v1alpha1.ant), the aggregated one ant.
 		{name: "zoo", mode: modeAggregated, apis: []api{usual("zoo", "v1", 500, 15)}},
@@ -95,6 +95,17 @@ type version struct {
 func versions(name string, groupPriority int, versions ...version) (apis []api) {
 	for _, version := range versions {
 		apis = append(apis, usual(name, version.name, groupPriority, version.priority))
+	}
+	return apis
+}
+
+// small is `versions` with as little in each as there can be.
+func small(name string, groupPriority int, versions ...version) (apis []api) {
+	for _, version := range versions {
+		a := usual(name, version.name, groupPriority, version.priority)
+		a.aggregated = text([]apidiscovery.APIResourceDiscovery{{Resource: name, ResponseKind: &metav1.GroupVersionKind{Kind: "Name"}, Scope: apidiscovery.ScopeCluster, SingularResource: "name", Verbs: verbs}})
+		a.legacy = text([]metav1.APIResource{{Name: name, SingularName: "name", Kind: "Name", Verbs: verbs}})
+		apis = append(apis, a)
 	}
 	return apis
 }

@@ -16,7 +16,6 @@ import (
 	"syscall"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 )
 
 const (
@@ -34,8 +33,8 @@ type running struct {
 	etag     string
 }
 
-// serve runs the whole fleet on free ports of the loopback interface and writes into dir: `manifests.yaml`, with which a server
-// finds it, and last `control`, the URL at which `POST /NAME/MODE` changes how a server answers and `GET /NAME` says how
+// serve runs the whole fleet on free ports of the loopback interface and writes into dir: `manifests/NAME.yaml`, with which
+// portico and kube-apiserver find each server, and last `control`, the URL at which `POST /NAME/MODE` changes how a server answers and `GET /NAME` says how
 // often it was asked. Only the front proxy may call the fleet.
 func serve(certificates, dir string) error {
 	certificate, err := tls.LoadX509KeyPair(filepath.Join(certificates, "fleet.crt"), filepath.Join(certificates, "fleet.key"))
@@ -53,23 +52,15 @@ func serve(certificates, dir string) error {
 	}
 	ended := make(chan error)
 	servers := map[string]*running{}
-	var manifests strings.Builder
 	for _, definition := range fleet() {
 		started, port, err := start(definition, settings, ended)
 		if err != nil {
 			return fmt.Errorf("%s: %w", definition.name, err)
 		}
 		servers[definition.name] = started
-		for _, object := range objects(definition, port, bundle) {
-			text, err := yaml.Marshal(object)
-			if err != nil {
-				return err
-			}
-			manifests.WriteString("---\n" + string(text))
+		if err := put(filepath.Join(dir, "manifests"), definition.name+".yaml", manifests(definition, port, bundle)); err != nil {
+			return err
 		}
-	}
-	if err := put(dir, "manifests.yaml", manifests.String()); err != nil {
-		return err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -135,6 +126,15 @@ func reserve() (int, error) {
 		return 0, err
 	}
 	return address.(*syscall.SockaddrInet4).Port, nil
+}
+
+func manifests(definition server, port int, bundle []byte) string {
+	var all strings.Builder
+	for _, object := range objects(definition, port, bundle) {
+		// JSON is YAML.
+		all.WriteString("---\n" + text(object) + "\n")
+	}
+	return all.String()
 }
 
 // objects are an ExternalName Service, which every server resolves alike, and the APIServices.

@@ -130,15 +130,12 @@ func ours(group string) bool { return group == ownGroup || strings.HasSuffix(gro
 
 // settle waits until everybody in the fleet who answers is listed as Current. It says nothing when that never happens, for the
 // comparison then will.
-func (t *target) settle() error {
+func (t *target) settle() {
 	deadline := time.Now().Add(settleLimit)
 	for {
 		document, err := t.get("/apis", aggregatedType)
-		if err != nil && time.Now().After(deadline) {
-			return err
-		}
 		if err == nil && allCurrent(document) || time.Now().After(deadline) {
-			return nil
+			return
 		}
 		time.Sleep(settlePeriod)
 	}
