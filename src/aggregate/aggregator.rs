@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::assembly::{Assembly, Published};
 use super::fetch::{Answer, Fetcher, GroupVersion, Learnt};
-use super::kept::Record;
+use super::keeper::Keeper;
 use super::known::{BackendKey, Known, Now, Question};
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::Fault;
@@ -70,6 +70,7 @@ pub struct Aggregator {
     publisher: Publisher<Published>,
     known: Known,
     attention: Arc<Attention>,
+    keeper: Option<Keeper>,
     readiness: Readiness,
     /// Held until the servers that are there at the start have answered.
     ready: Option<ReadyGuard>,
@@ -117,12 +118,16 @@ impl Aggregator {
         surroundings: Surroundings,
     ) -> std::io::Result<(Self, View<Published>)> {
         let Surroundings { table, attention, readiness, metrics, address } = surroundings;
+        let (keeper, kept) = match config.data_dir.as_deref().map(Keeper::open).transpose()? {
+            Some((keeper, kept)) => (Some(keeper), Some(kept)),
+            None => (None, None),
+        };
         let assembly = Assembly::new(&address);
-        let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), None);
+        let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
         let (publisher, documents) = Publisher::new(known.publish().unwrap_or_default());
         let ready = Some(readiness.wait_for("apiservice-discovery-controller"));
         let aggregator =
-            Self { config, table, publisher, known, attention, readiness, ready, metrics };
+            Self { config, table, publisher, known, attention, keeper, readiness, ready, metrics };
         Ok((aggregator, documents))
     }
 
@@ -153,6 +158,9 @@ impl Aggregator {
             if self.known.has_changed() && time.instant >= rested {
                 self.publish();
                 rested = Instant::now() + time.instant.elapsed() * REST;
+            }
+            if let Some(keeper) = &self.keeper {
+                keeper.keep(self.known.take_to_keep());
             }
             let publish_at = self.known.has_changed().then_some(rested);
             let next = self.known.next(time).into_iter().chain(publish_at).chain(start_ends).min();

@@ -269,11 +269,12 @@ impl Known {
     fn ask_now(&mut self, key: BackendKey, now: Now) {
         let Some(asked) = self.asked.get_mut(&key) else { return };
         asked.failures = 0;
+        let at = now.instant + self.schedule.settle;
         match asked.waiting {
-            Some((begun, _)) if now.instant - begun < YOUNG => asked.again = Some(now.instant),
+            Some((begun, _)) if now.instant - begun < YOUNG => asked.again = Some(at),
             _ => {
                 asked.waiting = None;
-                self.schedule(key, now.instant);
+                self.schedule(key, at);
             }
         }
     }

@@ -7,6 +7,7 @@
 pub mod aggregator;
 mod assembly;
 mod fetch;
+mod keeper;
 mod kept;
 mod known;
 

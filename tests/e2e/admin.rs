@@ -10,9 +10,14 @@ use crate::rig::{Rig, Setup, api_service, eventually, path, service};
 
 const ROOTS: [&str; 3] = ["livez", "readyz", "healthz"];
 const AWAITED: &str = "poststarthook/manifests";
+const DISCOVERY: &str = "poststarthook/apiservice-discovery-controller";
 
 fn checks(root: &str) -> &'static [&'static str] {
-    if root == "readyz" { &["ping", "log", AWAITED, "shutdown"] } else { &["ping", "log"] }
+    if root == "readyz" {
+        &["ping", "log", DISCOVERY, AWAITED, "shutdown"]
+    } else {
+        &["ping", "log"]
+    }
 }
 
 /// A portico that waits for a directory of manifests which is not there yet.
@@ -35,6 +40,7 @@ async fn readiness_names_what_is_awaited_and_liveness_does_not_depend_on_it() {
         let failed = [
             "[+]ping ok\n",
             "[+]log ok\n",
+            "[-]poststarthook/apiservice-discovery-controller failed: reason withheld\n",
             "[-]poststarthook/manifests failed: reason withheld\n",
             "[+]shutdown ok\n",
             "readyz check failed\n",
@@ -44,7 +50,7 @@ async fn readiness_names_what_is_awaited_and_liveness_does_not_depend_on_it() {
         assert_eq!(ready.header("x-content-type-options"), "nosniff");
         let own = client.get("/readyz/poststarthook/manifests").await;
         check_text(&own, 500, &["internal server error: not finished\n"]);
-        let without = format!("/readyz?exclude={AWAITED}");
+        let without = format!("/readyz?exclude={AWAITED}&exclude={DISCOVERY}");
         check_text(&client.get(&without).await, 200, &["ok"]);
         for target in ["/livez", "/healthz"] {
             check_text(&client.get(target).await, 200, &["ok"]);

@@ -8,8 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Parser as _;
+use portico::aggregate::aggregator;
 use portico::app::{self, Running, Tuning};
 use portico::config::{Config, Flags};
+use portico::model::discovery::schedule::Schedule;
 use portico::tls::pki::PemPair;
 use tempfile::TempDir;
 use tokio::time::{interval, timeout};
@@ -129,7 +131,7 @@ impl Setup {
     /// Starts, without waiting for the manifests.
     pub(crate) fn launch(self) -> Rig {
         let line = Line::try_parse_from(&self.arguments).unwrap();
-        let (mut config, mut tuning) = (line.flags.config().unwrap(), Tuning::default());
+        let (mut config, mut tuning) = (line.flags.config().unwrap(), quiet());
         (self.edit)(&mut config, &mut tuning);
         let running = app::start(&config, tuning).unwrap();
         Rig { directory: self.directory, address: running.address, running }
@@ -145,6 +147,15 @@ impl Setup {
         .await;
         rig
     }
+}
+
+/// Backends are not asked what they serve unless a test is about that: it would stand among the
+/// requests and connections that others count.
+fn quiet() -> Tuning {
+    let schedule = Schedule { settle: Duration::from_secs(3600), ..Schedule::default() };
+    let discovery =
+        aggregator::Config { schedule, start_timeout: Duration::ZERO, ..Default::default() };
+    Tuning { discovery, ..Tuning::default() }
 }
 
 impl Rig {

@@ -160,12 +160,12 @@ mod tests {
     const NAMESPACED: &str = "Namespaced";
 
     #[track_caller]
-    fn check(legacy: Value, aggregated: Value) {
+    fn check(legacy: Value, aggregated: &Value) {
         let list: Vec<ApiResource> = serde_json::from_value(legacy).unwrap();
         let expected: Vec<Resource> = serde_json::from_value(aggregated.clone()).unwrap();
         let converted = to_aggregated(&list).unwrap();
         assert_eq!(converted, expected);
-        assert_eq!(serde_json::to_value(&converted).unwrap(), aggregated);
+        assert_eq!(serde_json::to_value(&converted).unwrap(), *aggregated);
     }
 
     fn kind(group: &str, version: &str, kind: &str) -> Value {
@@ -208,16 +208,16 @@ mod tests {
         let pod = kind("", "", "Pod");
         check(
             json!([entry("pods", true, &pod)]),
-            json!([converted("pods", NAMESPACED, &pod, &[])]),
+            &json!([converted("pods", NAMESPACED, &pod, &[])]),
         );
         check(
             json!([entry("cronjobs", true, &cron_job)]),
-            json!([converted("cronjobs", NAMESPACED, &cron_job, &[])]),
+            &json!([converted("cronjobs", NAMESPACED, &cron_job, &[])]),
         );
         // Subresources.
         check(
             json!([entry("cronjobs", true, &cron_job), entry("cronjobs/status", true, &cron_job)]),
-            json!([converted("cronjobs", NAMESPACED, &cron_job, &[("status", &cron_job)])]),
+            &json!([converted("cronjobs", NAMESPACED, &cron_job, &[("status", &cron_job)])]),
         );
         check(
             json!([
@@ -226,7 +226,7 @@ mod tests {
                 entry("deployments", true, &deployment),
                 entry("deployments/status", true, &deployment),
             ]),
-            json!([
+            &json!([
                 converted("cronjobs", NAMESPACED, &cron_job, &[("status", &cron_job)]),
                 converted("deployments", NAMESPACED, &deployment, &[("status", &deployment)]),
             ]),
@@ -235,7 +235,7 @@ mod tests {
         for (of_entry, of_result) in [(&cron_job, &cron_job), (&kind("batch", "v1", ""), &none)] {
             check(
                 json!([entry("cronjobs/status", true, of_entry)]),
-                json!([{
+                &json!([{
                     "resource": "cronjobs", "responseKind": none, "scope": NAMESPACED,
                     "singularResource": "", "verbs": null,
                     "subresources": [{
@@ -246,21 +246,21 @@ mod tests {
             );
         }
         // Scopes.
-        let node = kind("", "", "Node");
+        let of_node = kind("", "", "Node");
         check(
-            json!([entry("nodes", false, &node)]),
-            json!([converted("nodes", "Cluster", &node, &[])]),
+            json!([entry("nodes", false, &of_node)]),
+            &json!([converted("nodes", "Cluster", &of_node, &[])]),
         );
         check(
-            json!([entry("nodes", true, &node)]),
-            json!([converted("nodes", NAMESPACED, &node, &[])]),
+            json!([entry("nodes", true, &of_node)]),
+            &json!([converted("nodes", NAMESPACED, &of_node, &[])]),
         );
         // The singular name.
-        let mut named = entry("nodes", false, &node);
+        let mut named = entry("nodes", false, &of_node);
         named["singularName"] = "node".into();
-        let mut expected = converted("nodes", "Cluster", &node, &[]);
+        let mut expected = converted("nodes", "Cluster", &of_node, &[]);
         expected["singularResource"] = "node".into();
-        check(json!([named]), json!([expected]));
+        check(json!([named]), &json!([expected]));
     }
 
     #[test]
@@ -337,7 +337,7 @@ mod tests {
             ApiResource {
                 name: sub.map_or_else(|| parent.clone(), |sub| format!("{parent}/{sub}")),
                 // The same for a resource and what is under it.
-                namespaced: parent < "c".to_owned(),
+                namespaced: &*parent < "c",
                 kind: if is_resource && kind.is_empty() { "Thing".to_owned() } else { kind.to_owned() },
                 group: of.0.to_owned(),
                 version: of.1.to_owned(),

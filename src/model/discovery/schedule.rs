@@ -5,6 +5,8 @@ use std::time::Duration;
 /// The times between two questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
+    /// After its APIService, Service or endpoints changed.
+    pub settle: Duration,
     /// After an answer.
     pub refresh: Duration,
     /// After the first failure; each further one doubles it.
@@ -16,6 +18,7 @@ pub struct Schedule {
 impl Default for Schedule {
     fn default() -> Self {
         Self {
+            settle: Duration::ZERO,
             refresh: Duration::from_secs(60),
             backoff: Duration::from_millis(500),
             backoff_max: Duration::from_secs(60),

@@ -7,7 +7,7 @@ use super::*;
 use crate::model::discovery::aggregated::{Scope, Subresource};
 use crate::model::discovery::convert::to_aggregated;
 
-fn list(items: Value) -> Vec<u8> {
+fn list(items: &Value) -> Vec<u8> {
     let kind = ["APIGroupDiscoveryList", "apidiscovery.k8s.io/v2"];
     json!({ "kind": kind[0], "apiVersion": kind[1], "metadata": {}, "items": items })
         .to_string()
@@ -31,7 +31,7 @@ fn refused<T: std::fmt::Debug>(result: Result<T, ParseError>, text: &str) {
 /// As in upstream's `TestBasic`.
 #[test]
 fn missing_response_kinds_are_filled_with_empty_ones() {
-    let body = list(json!([{
+    let body = list(&json!([{
         "metadata": { "name": "stable.example.com" },
         "versions": [{
             "version": "v1",
@@ -59,7 +59,7 @@ fn missing_response_kinds_are_filled_with_empty_ones() {
 #[test]
 fn versions_keep_their_order_and_the_last_of_two_counts() {
     let version = |version: &str, resource: &str| json!({ "version": version, "resources": [{ "resource": resource }] });
-    let body = list(json!([
+    let body = list(&json!([
         { "metadata": { "name": "b" }, "versions": [version("v2", "x"), version("v1", "y")] },
         { "metadata": {}, "versions": [version("v1", "pods")] },
         { "metadata": { "name": "b" }, "versions": [version("v2", "z")] },
@@ -114,7 +114,7 @@ fn what_is_not_the_document_is_refused_with_its_cause() {
 #[test]
 fn a_servers_words_are_cited_short_and_on_one_line() {
     let scope = format!("x\n{}", "y".repeat(1 << 20));
-    let body = list(json!([{ "versions": [{ "resources": [{ "scope": scope }] }] }]));
+    let body = list(&json!([{ "versions": [{ "resources": [{ "scope": scope }] }] }]));
     let error = aggregated(&body).unwrap_err();
     let ParseError::Unreadable { problem, .. } = &error else { panic!("{error}") };
     assert!(problem.starts_with("unknown variant `x\u{fffd}yyy") && problem.ends_with("yy…"));
@@ -199,7 +199,7 @@ fn brackets_and_commas_within_strings_do_not_count() {
 #[test]
 fn names_that_no_request_can_have_are_refused() {
     let body = |name: &str, version: &str, resource: &str| {
-        list(json!([{
+        list(&json!([{
             "metadata": { "name": name },
             "versions": [{ "version": version, "resources": [{ "resource": resource }] }],
         }]))
@@ -276,7 +276,7 @@ fn written(found: &[Found]) -> Vec<u8> {
             "versions": [{ "version": found.version, "resources": found.resources }],
         })
     };
-    list(found.iter().map(item).collect())
+    list(&found.iter().map(item).collect())
 }
 
 proptest! {
