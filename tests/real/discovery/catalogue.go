@@ -69,6 +69,7 @@ func fleet() []server {
 		{name: "ant", mode: modeAggregated, apis: []api{usual("ant", "v1alpha1", 500, 15)}},
 		{name: "depot", mode: modeLegacy, apis: versions("depot", 800, version{"v1", 20}, version{"v2", 10})},
 		{name: "attic", mode: modeBare, apis: []api{oddLegacy("attic", 700)}},
+		{name: "deep", mode: modeBare, apis: []api{deepLegacy("deep", 690)}},
 		{name: "odd", mode: modeAggregated, apis: []api{oddAggregated("odd", 600)}, foreign: []apidiscovery.APIGroupDiscovery{
 			{ObjectMeta: metav1.ObjectMeta{Name: "nobody" + fleetDomain}, Versions: []apidiscovery.APIVersionDiscovery{{Version: "v1", Resources: resources("nobody")}}},
 		}},
@@ -181,9 +182,15 @@ func oddLegacy(name string, priority int) api {
 		{"name":"kindless","singularName":"","namespaced":true,"kind":"","verbs":["get"]},
 		{"name":"kindless/part","singularName":"","namespaced":true,"kind":"","verbs":["get"]},
 		{"name":"foreign","singularName":"foreign","namespaced":false,"group":"policy","version":"v1","kind":"Foreign","verbs":["get"],"categories":["all"]},
-		{"name":"deep","singularName":"deep","namespaced":true,"kind":"Deep","verbs":["get"]},
-		{"name":"deep/a/b","singularName":"","namespaced":true,"kind":"DeepAB","verbs":["create"]},
 		{"name":"verbless","singularName":"","namespaced":true,"kind":"Verbless"}
+	]`}
+}
+
+// deepLegacy has a subresource of a subresource, on which the Python client breaks.
+func deepLegacy(name string, priority int) api {
+	return api{group: name + fleetDomain, version: "v1", groupPriority: priority, versionPriority: 15, aggregated: "[]", legacy: `[
+		{"name":"deep","singularName":"deep","namespaced":true,"kind":"Deep","verbs":["get"]},
+		{"name":"deep/a/b","singularName":"","namespaced":true,"kind":"DeepAB","verbs":["create"]}
 	]`}
 }
 
