@@ -187,14 +187,14 @@ start_portico() {
   await "portico serves the backend's API" "$start_limit_secs" ask -f "$server$api_path/namespaces/default/pods/echo" || finish
 }
 
-# launch_portico [FLAG...]   with the manifests in $work/manifests; sets `server`, its URL
+# launch_portico [FLAG...]   with the manifests in $manifests (default: $work/manifests); sets `server`, its URL
 launch_portico() {
   # Port 0 takes a free one, which the log says; an earlier one's log must not.
   : >"$work/portico.stderr"
   "$portico" run --bind-address 127.0.0.1 --secure-port 0 --cert-dir "$work/made" \
     --tls-cert-file "$certs/portico.crt" --tls-private-key-file "$certs/portico.key" --client-ca-file "$certs/client-ca.crt" \
     --proxy-client-cert-file "$certs/front-proxy.crt" --proxy-client-key-file "$certs/front-proxy.key" \
-    --token-auth-file "$work/tokens.csv" --manifests "$work/manifests" "$@" </dev/null >"$work/portico.stderr" 2>&1 &
+    --token-auth-file "$work/tokens.csv" --manifests "${manifests:-$work/manifests}" "$@" </dev/null >"$work/portico.stderr" 2>&1 &
   pids[portico]=$!
   await "portico starts" "$start_limit_secs" says_its_port || finish
   if ! is_running portico; then

@@ -24,7 +24,7 @@ def main(server: str, certificates: Path) -> None:
     for same_kind in found:
         for resource in same_kind:
             # Lists come along as kinds of their own.
-            if isinstance(resource, dynamic.resource.Resource):
+            if not isinstance(resource, dynamic.resource.ResourceList):
                 print(f"resource {resource.group_version} {resource.name} {resource.kind}")
 
 
