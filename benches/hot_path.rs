@@ -37,6 +37,7 @@ fn entry(group: usize) -> Entry<()> {
             service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
             backend: (),
             fault: None,
+            legacy_from_backend: false,
         })),
         group,
     }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
+use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
 use crate::body::Body;
@@ -78,7 +79,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let readiness = Readiness::default();
     let store = Store::new();
     let (publisher, table) = Publisher::new(RoutingTable::default());
-    let (table_of_bundles, table_of_discovery) = (table.clone(), table.clone());
+    let table_of_bundles = table.clone();
 
     let mut upstream_config = tuning.upstream;
     upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
@@ -93,9 +94,20 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
+    let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
+    let surroundings = Surroundings {
+        table: table.clone(),
+        attention: upstreams.attention(),
+        readiness: readiness.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
+    let (aggregator, documents) = Aggregator::new(discovery, surroundings)
+        .context("cannot keep discovery in the data directory")?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
+        documents: Documents::new(documents, Handle::current()),
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
         spans,
@@ -131,22 +143,11 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
         tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
     ];
-    let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
-    let surroundings = Surroundings {
-        table: table_of_discovery,
-        attention: upstreams.attention(),
-        readiness: readiness.clone(),
-        metrics: Arc::clone(&metrics),
-        address: address.to_string(),
-    };
-    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
-    let (aggregator, _documents) = Aggregator::new(discovery, surroundings)
-        .context("cannot keep discovery in the data directory")?;
     let control =
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
-    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config)));
+    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", async move {
         if let Err(error) = frontend.run().await {
             tracing::error!(%error, "frontend failed");

@@ -3,7 +3,6 @@
 //!
 //! Health is answered at once, by the thread that is asked; what takes long is made elsewhere.
 
-mod background;
 mod certificates;
 mod debug;
 mod health;
@@ -17,7 +16,6 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use self::background::Background;
 use self::debug::Selection;
 pub use self::debug::{ConnectionsByThread, Inside};
 pub use self::health::Health;
@@ -28,6 +26,7 @@ use crate::model::negotiated::Negotiated;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::routing_table::RoutingTable;
+use crate::runtime::background::{Background, NotMade};
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -67,7 +66,7 @@ impl Pages {
     /// `--profiling=false`).
     pub async fn metrics(&self) -> Result<Response<Body>, Rejection> {
         let metrics = Arc::clone(&self.metrics);
-        let text = self.background.run(move || metrics.render()).await?;
+        let text = self.background.run(move || metrics.render()).await.map_err(not_made)?;
         let text = text.map_err(|error| Rejection::Internal(error.to_string()))?;
         Ok(response(StatusCode::OK, METRICS_TEXT, Bytes::from(text)))
     }
@@ -86,7 +85,7 @@ impl Pages {
             paths.sort();
             indented(&json!({ "paths": paths }))
         });
-        Ok(response(StatusCode::OK, JSON, made.await??))
+        Ok(response(StatusCode::OK, JSON, made.await.map_err(not_made)??))
     }
 
     /// `/debug/portico`; whether the caller may see it is for the pipeline to say.
@@ -108,7 +107,7 @@ impl Pages {
             let life = (&life.0, &life.1);
             indented(&debug::page(&inside, life, &table, &selection, &runtime))
         });
-        Ok(response(StatusCode::OK, JSON, made.await??))
+        Ok(response(StatusCode::OK, JSON, made.await.map_err(not_made)??))
     }
 
     /// `/openapi/v2`: an empty document, with which kubectl works without `--validate=false`.
@@ -146,6 +145,13 @@ impl Pages {
         let indented = Negotiated { pretty: true, ..negotiated };
         let bytes = Bytes::from(indented.encode(&document)?);
         Ok(response(StatusCode::OK, negotiated.accepted.content_type(), bytes))
+    }
+}
+
+fn not_made(error: NotMade) -> Rejection {
+    match error {
+        NotMade::Busy => Rejection::TooManyRequests,
+        NotMade::Failed(text) => Rejection::Internal(text),
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Known`] decides who is asked when and what is shown; here are the tasks and the clock.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,8 +89,6 @@ pub struct Surroundings {
     pub readiness: Readiness,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
-    /// The `host:port` that `/api` names as the server's address.
-    pub address: String,
 }
 
 /// What happened to a question.
@@ -117,22 +116,24 @@ impl Aggregator {
         config: Config,
         surroundings: Surroundings,
     ) -> std::io::Result<(Self, View<Published>)> {
-        let Surroundings { table, attention, readiness, metrics, address } = surroundings;
+        let Surroundings { table, attention, readiness, metrics } = surroundings;
         let (keeper, kept) = match config.data_dir.as_deref().map(Keeper::open).transpose()? {
             Some((keeper, kept)) => (Some(keeper), Some(kept)),
             None => (None, None),
         };
-        let assembly = Assembly::new(&address);
+        let assembly = Assembly::new();
         let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
-        let (publisher, documents) = Publisher::new(known.publish().unwrap_or_default());
+        let (publisher, documents) = Publisher::new(known.publish());
         let ready = Some(readiness.wait_for("apiservice-discovery-controller"));
         let aggregator =
             Self { config, table, publisher, known, attention, keeper, readiness, ready, metrics };
         Ok((aggregator, documents))
     }
 
-    /// Keeps the documents up to date for ever, with connections of its own to the backends.
-    pub async fn run(mut self, upstream: upstream::Config) {
+    /// Keeps the documents up to date for ever, with connections of its own to the backends; `address`
+    /// is what `/api` names as the server's.
+    pub async fn run(mut self, upstream: upstream::Config, address: SocketAddr) {
+        self.known.serve_at(&address.to_string());
         // Servers are asked once a minute: their connections are not kept so long.
         let pool = Pool::new(upstream::Config { idle_timeout: CONNECTION_IDLE, ..upstream });
         let (events, mut happened) = mpsc::channel(EVENTS_MAX);
@@ -204,9 +205,8 @@ impl Aggregator {
     }
 
     fn publish(&mut self) {
-        let Some(documents) = self.known.publish() else { return };
         self.metrics.discovery.published.inc();
-        self.publisher.publish(documents);
+        self.publisher.publish(self.known.publish());
     }
 
     fn take_in(&mut self, event: Event, asking: &mut Asking) {

@@ -172,6 +172,12 @@ impl Known {
         }
     }
 
+    /// Where `/api` is served, as `host:port`.
+    pub(super) fn serve_at(&mut self, address: &str) {
+        self.assembly.serve_at(address);
+        self.changed = true;
+    }
+
     /// Takes in what is registered now.
     pub(super) fn reconcile(&mut self, table: Arc<Table>, now: Now) {
         let before = std::mem::replace(&mut self.table, Arc::clone(&table));
@@ -506,9 +512,10 @@ impl Known {
         awaited.count()
     }
 
-    /// The documents, if they are to be other than before.
-    pub(super) fn publish(&mut self) -> Option<Published> {
-        std::mem::take(&mut self.changed).then(|| self.assembly.publish())
+    /// The documents as they are to be now.
+    pub(super) fn publish(&mut self) -> Published {
+        self.changed = false;
+        self.assembly.publish()
     }
 
     /// True when the documents are to be made anew.

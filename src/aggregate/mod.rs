@@ -1,72 +1,131 @@
-//! The discovery documents of all APIs together, made from the routing table.
+//! The discovery documents of all APIs together: ready bytes, read from what was published last.
 //!
-//! The legacy forms: `/apis`, `/apis/<group>` and the resources of the own group. A group's position
-//! and its versions' order are upstream's (`helpers.go:SortedByGroupAndVersion`); unavailable
-//! APIServices are listed like the others.
+//! What is shown of each group-version is made into documents by [`assembly`]; here a request gets the one
+//! that it agreed on. Nothing here waits for a backend, and a data-plane thread makes nothing that grows
+//! with the number of APIs.
 
 pub mod aggregator;
-mod assembly;
+pub mod assembly;
+mod document;
 mod fetch;
 mod keeper;
 mod kept;
 mod known;
+mod rope;
+mod written;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use serde_json::{Value, json};
+use http::{HeaderMap, Method, Response};
+use tokio::runtime::Handle;
 
+use self::assembly::Published;
+pub use self::document::Document;
+use crate::body::Body;
+use crate::model::accept::{Form, Offer};
+use crate::model::fault::{Fault, Hop};
 use crate::model::negotiated::Negotiated;
-use crate::model::order::{Rank, sort};
-use crate::model::rejection::Rejection;
-use crate::model::routing_table::{Document, Entry, Group, OWN_GROUP, OWN_VERSION, RoutingTable};
+use crate::model::order::compare_in_group;
+use crate::model::query::Query;
+use crate::model::rejection::{BackendFault, Rejection};
+use crate::model::request_info::RequestInfo;
+use crate::model::routing_table::{self, Entry, OWN_GROUP, OWN_VERSION, Remote, RoutingTable};
+use crate::runtime::background::Background;
+use crate::runtime::snapshot::View;
 use crate::upstream::Upstream;
 
 type Table = RoutingTable<Upstream>;
 
-/// The documents; what is asked most is kept for as long as the table is the same.
-#[derive(Debug, Default)]
+/// The documents as requests read them.
+#[derive(Debug)]
 pub struct Documents {
-    groups: Mutex<Option<(Weak<Table>, Bytes)>>,
+    published: View<Published>,
+    background: Background,
+}
+
+/// What a request for a document came with.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The path and what it names.
+    pub info: &'a RequestInfo<'a>,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The query.
+    pub query: &'a Query,
 }
 
 impl Documents {
-    /// A document as it was agreed with the client.
-    pub fn serve(
-        &self,
-        table: &Arc<Table>,
-        document: &Document,
-        negotiated: Negotiated,
-    ) -> Result<Bytes, Rejection> {
-        match document {
-            Document::Groups if negotiated.is_plain_json() => self.groups(table),
-            Document::Groups => Ok(negotiated.encode(&group_list(table))?.into()),
-            Document::OwnResources => Ok(negotiated.encode(&own_resources())?.into()),
-            Document::Group(name) => {
-                let group = match &**name {
-                    OWN_GROUP => own_group(),
-                    name => table
-                        .group(name)
-                        .map(|group| api_group(group))
-                        .ok_or(Rejection::PathNotFound)?,
-                };
-                Ok(negotiated.encode(&with_kind("APIGroup", group))?.into())
-            }
-        }
+    /// Long forms of documents are made by `runtime`, which must be none of the data plane's.
+    pub fn new(published: View<Published>, runtime: Handle) -> Self {
+        Self { published, background: Background::new(runtime) }
     }
 
-    fn groups(&self, table: &Arc<Table>) -> Result<Bytes, Rejection> {
-        let kept = || self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made_of, bytes)) = &*kept()
-            && std::ptr::eq(made_of.as_ptr(), Arc::as_ptr(table))
-        {
-            return Ok(bytes.clone());
-        }
-        // Made outside the lock, so that readers on other threads do not wait for it.
-        let bytes = Bytes::from(Negotiated::JSON.encode(&group_list(table))?);
-        *kept() = Some((Arc::downgrade(table), bytes.clone()));
-        Ok(bytes)
+    /// A document of all APIs or of a group.
+    pub async fn serve(
+        &self,
+        table: &Table,
+        document: &routing_table::Document,
+        asked: Asked<'_>,
+    ) -> Result<Response<Body>, Rejection> {
+        use routing_table::Document as Named;
+        let published = self.published.load();
+        // With a slash behind it, the path is another one, which knows the legacy form only.
+        let both = matches!(asked.info.path, "/apis" | "/api");
+        let offer = if both { Offer::Discovery } else { Offer::LegacyDiscovery };
+        let negotiated = Negotiated::new(asked.headers, asked.query, offer)?;
+        let aggregated = negotiated.accepted.form == Form::Discovery;
+        let behind;
+        let ready = match document {
+            Named::Groups if aggregated => published.aggregated(),
+            Named::Groups => published.listed(),
+            Named::Core if !matches!(*asked.method, Method::GET | Method::HEAD) => {
+                return Err(Rejection::MethodNotAllowed);
+            }
+            Named::Core if aggregated => published.core(),
+            Named::Core => published.core_versions(),
+            Named::OwnResources => published
+                .resources(OWN_GROUP, OWN_VERSION)
+                .map_err(|_none| Rejection::PathNotFound)?,
+            Named::Group(name) => match published.group(name) {
+                Some(ready) => ready,
+                None => {
+                    // Registered, and not published yet.
+                    let group = table.group(name).ok_or(Rejection::PathNotFound)?;
+                    behind = Document::of_json(api_group(group).into());
+                    &behind
+                }
+            },
+        };
+        ready.respond(asked.headers, negotiated, &self.background).await
     }
+
+    /// The resources of an extension API server's version, without asking it.
+    pub async fn resources(
+        &self,
+        remote: &Remote<Upstream>,
+        asked: Asked<'_>,
+    ) -> Result<Response<Body>, Rejection> {
+        let RequestInfo { group, version, .. } = *asked.info;
+        let published = self.published.load();
+        let ready =
+            published.resources(group, version).map_err(|fault| not_fetched(remote, fault))?;
+        let negotiated = Negotiated::new(asked.headers, asked.query, Offer::LegacyDiscovery)?;
+        ready.respond(asked.headers, negotiated, &self.background).await
+    }
+}
+
+/// 503 that names why there is no document.
+fn not_fetched(remote: &Remote<Upstream>, fault: Option<&Fault>) -> Rejection {
+    let fault = remote.fault.as_ref().or(fault);
+    let fault = fault.cloned().unwrap_or_else(|| Hop::DiscoveryNotFetched.into());
+    Rejection::Backend(Box::new(BackendFault {
+        api_service: Arc::clone(&remote.name),
+        service: remote.service.clone(),
+        fault,
+        discovery: true,
+    }))
 }
 
 /// The paths of all APIs for `GET /`, in no particular order; what belongs to no APIService too.
@@ -87,80 +146,14 @@ pub fn paths(table: &Table) -> Vec<String> {
     paths
 }
 
-/// The own group comes first, then the others by upstream's order.
-fn group_list(table: &Table) -> Value {
-    let entries: Vec<&Arc<Entry<Upstream>>> = table
-        .groups()
-        .filter(|group| !group.name.is_empty())
-        .flat_map(|group| &group.entries)
-        .collect();
-    let sorted = sort(entries, |entry| rank(entry));
-    let groups = sorted.iter().filter_map(|versions| {
-        let name = &versions.first()?.group;
-        Some(group_value(name, versions))
+/// A group's document from the table.
+fn api_group(group: &routing_table::Group<Upstream>) -> Vec<u8> {
+    let mut entries: Vec<&Arc<Entry<Upstream>>> = group.entries.iter().collect();
+    entries.sort_by(|left, right| {
+        compare_in_group(
+            (left.version_priority, &left.version),
+            (right.version_priority, &right.version),
+        )
     });
-    let groups: Vec<Value> = std::iter::once(own_group()).chain(groups).collect();
-    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
-}
-
-fn rank<B>(entry: &Entry<B>) -> Rank<'_> {
-    Rank {
-        group: &entry.group,
-        version: &entry.version,
-        group_priority: entry.group_priority,
-        version_priority: entry.version_priority,
-    }
-}
-
-fn api_group(group: &Group<Upstream>) -> Value {
-    let versions = sort(group.entries.iter().collect(), |entry| rank(entry)).concat();
-    group_value(&group.name, &versions)
-}
-
-fn group_value(name: &str, versions: &[&Arc<Entry<Upstream>>]) -> Value {
-    let versions: Vec<Value> =
-        versions.iter().map(|entry| version_value(name, &entry.version)).collect();
-    json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
-}
-
-fn version_value(group: &str, version: &str) -> Value {
-    json!({ "groupVersion": format!("{group}/{version}"), "version": version })
-}
-
-fn own_group() -> Value {
-    let version = version_value(OWN_GROUP, OWN_VERSION);
-    json!({ "name": OWN_GROUP, "versions": [version], "preferredVersion": version })
-}
-
-fn with_kind(kind: &str, mut document: Value) -> Value {
-    if let Value::Object(map) = &mut document {
-        map.insert("kind".to_owned(), kind.into());
-        map.insert("apiVersion".to_owned(), "v1".into());
-    }
-    document
-}
-
-fn own_resources() -> Value {
-    json!({
-        "kind": "APIResourceList",
-        "apiVersion": "v1",
-        "groupVersion": format!("{OWN_GROUP}/{OWN_VERSION}"),
-        "resources": [
-            {
-                "name": "apiservices",
-                "singularName": "apiservice",
-                "namespaced": false,
-                "kind": "APIService",
-                "verbs": ["get", "list", "watch"],
-                "categories": ["api-extensions"],
-            },
-            {
-                "name": "apiservices/status",
-                "singularName": "",
-                "namespaced": false,
-                "kind": "APIService",
-                "verbs": ["get"],
-            },
-        ],
-    })
+    written::api_group(&group.name, entries.iter().map(|entry| &entry.version))
 }

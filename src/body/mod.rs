@@ -89,6 +89,7 @@ impl std::fmt::Debug for Body {
 enum Source {
     Empty,
     Ready(Bytes),
+    Parts(Parts),
     Http2 {
         stream: h2::RecvStream,
         held: usize,
@@ -102,11 +103,29 @@ enum Source {
     Done,
 }
 
+/// Ready pieces that many readers share, and how far one of them has come.
+struct Parts {
+    parts: Arc<[Bytes]>,
+    next: usize,
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+impl Parts {
+    fn next(&mut self) -> Option<Bytes> {
+        let part = self.parts.get(self.next)?.clone();
+        self.next += 1;
+        self.left -= part.len() as u64;
+        Some(part)
+    }
+}
+
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Ready(_) => "Ready",
+            Self::Parts(_) => "Parts",
             Self::Http2 { .. } => "Http2",
             Self::Http1(_) => "Http1",
             Self::Chunks(_) => "Chunks",
@@ -145,6 +164,16 @@ impl Body {
             return Self::empty();
         }
         Self::new(Source::Http1(incoming))
+    }
+
+    /// Several ready pieces one after the other; none of them may be empty.
+    pub fn parts(parts: Arc<[Bytes]>) -> Self {
+        let left = parts.iter().map(|part| part.len() as u64).sum();
+        if left == 0 {
+            Self::empty()
+        } else {
+            Self::new(Source::Parts(Parts { parts, next: 0, left }))
+        }
     }
 
     /// A body made here, piece by piece, that ends when the stream ends.
@@ -213,6 +242,7 @@ impl Body {
         match &self.source {
             Source::Empty | Source::Tunnel(_) | Source::Done => true,
             Source::Ready(_) | Source::Chunks(_) => false,
+            Source::Parts(parts) => parts.left == 0,
             Source::Http2 { stream, .. } => stream.is_end_stream(),
             Source::Http1(incoming) => incoming.is_end_stream(),
         }
@@ -315,6 +345,7 @@ impl Source {
                 *self = Self::Done;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
+            Self::Parts(parts) => Poll::Ready(parts.next().map(|part| Ok(Frame::data(part)))),
             Self::Chunks(chunks) => {
                 chunks.as_mut().poll_next(cx).map(|next| next.map(|chunk| Ok(Frame::data(chunk))))
             }
@@ -385,6 +416,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Empty | Source::Tunnel(_) | Source::Done => SizeHint::with_exact(0),
             Source::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Parts(parts) => SizeHint::with_exact(parts.left),
             Source::Http1(incoming) => incoming.size_hint(),
             Source::Http2 { .. } | Source::Chunks(_) => SizeHint::default(),
         }

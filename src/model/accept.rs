@@ -12,12 +12,17 @@ use serde_json::Value;
 use super::query::Query;
 use super::rejection::Rejection;
 
-/// What 406 names as served.
+/// What 406 names as served where objects are.
 pub const SERVED: &str = "application/json, application/yaml";
+/// What 406 names as served where discovery documents are.
+pub const SERVED_DISCOVERY: &str =
+    "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 /// The content type of the aggregated discovery document in JSON.
 pub const DISCOVERY_JSON: &str =
     "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 const DISCOVERY_YAML: &str = "application/yaml;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const DISCOVERY_PROTOBUF: &str =
+    "application/vnd.kubernetes.protobuf;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub enum Media {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`, for discovery documents only.
+    Protobuf,
 }
 
 /// What an answer shows of the object.
@@ -50,8 +57,16 @@ pub enum Offer {
     Events,
     /// Discovery: plain documents and the aggregated one.
     Discovery,
+    /// Discovery documents from before aggregation.
+    LegacyDiscovery,
     /// Plain documents.
     Plain,
+}
+
+impl Offer {
+    fn is_discovery(self) -> bool {
+        matches!(self, Self::Discovery | Self::LegacyDiscovery)
+    }
 }
 
 /// What was chosen.
@@ -91,8 +106,8 @@ pub fn is_aggregated(content_type: Option<&HeaderValue>) -> bool {
 }
 
 /// 406 with what is served here.
-pub fn not_acceptable() -> Rejection {
-    Rejection::NotAcceptable(SERVED)
+pub fn not_acceptable(offer: Offer) -> Rejection {
+    Rejection::NotAcceptable(if offer.is_discovery() { SERVED_DISCOVERY } else { SERVED })
 }
 
 /// Whether JSON is indented: `?pretty=` decides, else the clause or a person's tool asking.
@@ -113,8 +128,10 @@ impl Accepted {
         match (self.media, self.form) {
             (Media::Json, Form::Discovery) => DISCOVERY_JSON,
             (Media::Yaml, Form::Discovery) => DISCOVERY_YAML,
+            (Media::Protobuf, Form::Discovery) => DISCOVERY_PROTOBUF,
             (Media::Json, _) => "application/json",
             (Media::Yaml, _) => "application/yaml",
+            (Media::Protobuf, _) => "application/vnd.kubernetes.protobuf",
         }
     }
 
@@ -122,6 +139,8 @@ impl Accepted {
     pub fn encode(self, value: &Value, pretty: bool) -> Result<Vec<u8>, Rejection> {
         let written = match (self.media, pretty) {
             (Media::Yaml, _) => serde_saphyr::to_string(value).map_err(internal)?.into_bytes(),
+            // Discovery documents only, which are written from their JSON.
+            (Media::Protobuf, _) => return Err(internal("objects are not written in protobuf")),
             (Media::Json, true) => serde_json::to_vec_pretty(value).map_err(internal)?,
             (Media::Json, false) => {
                 let mut bytes = serde_json::to_vec(value).map_err(internal)?;
@@ -147,6 +166,8 @@ struct Clause<'a> {
     group: Option<&'a str>,
     version: Option<&'a str>,
     pretty: bool,
+    /// Asks for what is nowhere served: a stream of another kind, or an older server's answers.
+    impossible: bool,
 }
 
 impl<'a> Clause<'a> {
@@ -160,6 +181,7 @@ impl<'a> Clause<'a> {
             group: None,
             version: None,
             pretty: false,
+            impossible: false,
         };
         for (key, value) in parts.filter_map(|part| part.split_once('=')) {
             let value = value.trim();
@@ -169,6 +191,8 @@ impl<'a> Clause<'a> {
                 "g" => clause.group = Some(value),
                 "v" => clause.version = Some(value),
                 "pretty" => clause.pretty = value == "1",
+                "stream" => clause.impossible |= !matches!(value, "" | "watch"),
+                "sv" => clause.impossible |= !value.is_empty(),
                 _ => {}
             }
         }
@@ -183,8 +207,12 @@ impl<'a> Clause<'a> {
         let media = match self.media_type {
             "*" | "*/*" | "application/*" | "application/json" => Media::Json,
             "application/yaml" if offer != Offer::Events => Media::Yaml,
+            "application/vnd.kubernetes.protobuf" if offer.is_discovery() => Media::Protobuf,
             _ => return None,
         };
+        if self.impossible {
+            return None;
+        }
         let objects = matches!(offer, Offer::Objects | Offer::Events);
         let form = match (self.group, self.version, self.kind) {
             (None, None, None) => Form::Object,

@@ -93,11 +93,13 @@ pub enum Hop {
     DiscoveryRefused,
     /// The backend's discovery cannot be read: too long, cut short, of another kind.
     InvalidDiscovery,
+    /// The backend has not told its resources yet.
+    DiscoveryNotFetched,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -127,6 +129,7 @@ impl Hop {
         Self::Overloaded,
         Self::DiscoveryRefused,
         Self::InvalidDiscovery,
+        Self::DiscoveryNotFetched,
     ];
 
     /// The fault's one word.
@@ -161,6 +164,7 @@ impl Hop {
             Self::Overloaded => "Overloaded",
             Self::DiscoveryRefused => "DiscoveryRefused",
             Self::InvalidDiscovery => "InvalidDiscovery",
+            Self::DiscoveryNotFetched => "DiscoveryNotFetched",
         }
     }
 
@@ -237,6 +241,7 @@ impl Hop {
             Self::InvalidDiscovery => {
                 format!("{service} answered its discovery with what cannot be read")
             }
+            Self::DiscoveryNotFetched => format!("the resources of {service} are not known yet"),
         }
     }
 }

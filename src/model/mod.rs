@@ -22,6 +22,7 @@ pub mod remedy;
 pub mod request_info;
 pub mod routing_table;
 pub mod selector;
+pub mod shards;
 pub mod table;
 pub mod upgrade;
 pub mod user;

@@ -23,7 +23,8 @@ impl Negotiated {
 
     /// Reads the first Accept line, as upstream does; 406 when nothing fits.
     pub fn new(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Self, Rejection> {
-        let accepted = negotiate(text(headers, ACCEPT), offer).ok_or_else(not_acceptable)?;
+        let accepted =
+            negotiate(text(headers, ACCEPT), offer).ok_or_else(|| not_acceptable(offer))?;
         Ok(Self { accepted, pretty: wants_pretty(query, accepted, text(headers, USER_AGENT)) })
     }
 

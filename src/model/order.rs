@@ -4,9 +4,7 @@
 //! `apimachinery/pkg/version`).
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::HashMap;
-
-use foldhash::fast::FixedState;
+use std::sync::Arc;
 
 /// How far a version has come; the better one is the smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,54 +40,57 @@ fn parse_version(text: &str) -> Option<(Stage, Reverse<u64>, Reverse<u64>)> {
     }
 }
 
-/// What the order of groups and versions depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct Rank<'a> {
-    /// The group.
-    pub group: &'a str,
-    /// The version.
-    pub version: &'a str,
-    /// `spec.groupPriorityMinimum`.
-    pub group_priority: i32,
-    /// `spec.versionPriority`.
-    pub version_priority: i32,
+/// Compares two versions of one group by `versionPriority`, then as Kubernetes does; the preferred one is
+/// `Less`.
+pub fn compare_in_group(left: (i32, &str), right: (i32, &str)) -> Ordering {
+    right.0.cmp(&left.0).then_with(|| compare_versions(left.1, right.1))
 }
 
-impl Rank<'_> {
-    /// The APIService's name.
-    fn name(&self) -> impl Iterator<Item = u8> {
-        self.version.bytes().chain(*b".").chain(self.group.bytes())
-    }
+/// A group's place in the aggregated document: by the largest `groupPriorityMinimum` of what is shown of
+/// it, ties by the group's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AggregatedPlace {
+    priority: Reverse<i32>,
+    group: Arc<str>,
+}
 
-    fn compare_groups(&self, other: &Self) -> Ordering {
-        let by_priority = other.group_priority.cmp(&self.group_priority);
-        by_priority.then_with(|| self.name().cmp(other.name()))
-    }
-
-    fn compare_in_group(&self, other: &Self) -> Ordering {
-        let by_priority = other.version_priority.cmp(&self.version_priority);
-        by_priority.then_with(|| compare_versions(self.version, other.version))
+impl AggregatedPlace {
+    /// The place of a group with that priority.
+    pub fn new(priority: i32, group: &Arc<str>) -> Self {
+        Self { priority: Reverse(priority), group: Arc::clone(group) }
     }
 }
 
-/// Sorts `APIServices` as legacy discovery lists them: the groups by the largest priority in them,
-/// ties by the name of the APIService, and in each group the preferred version first.
-pub fn sort<T>(mut items: Vec<T>, rank: impl for<'a> Fn(&'a T) -> Rank<'a>) -> Vec<Vec<T>> {
-    items.sort_by(|left, right| rank(left).compare_groups(&rank(right)));
-    let mut places: HashMap<String, usize, FixedState> = HashMap::default();
-    let mut groups: Vec<Vec<T>> = Vec::new();
-    for item in items {
-        let next = groups.len();
-        let place = *places.entry(rank(&item).group.to_owned()).or_insert(next);
-        match groups.get_mut(place) {
-            Some(group) => group.push(item),
-            None => groups.push(vec![item]),
-        }
+/// The group's name.
+impl AsRef<str> for AggregatedPlace {
+    fn as_ref(&self) -> &str {
+        &self.group
     }
-    for group in &mut groups {
-        group.sort_by(|left, right| rank(left).compare_in_group(&rank(right)));
+}
+
+/// A group's place in the APIGroupList: that of the first of its `APIServices`, which are ordered by
+/// `groupPriorityMinimum` and then by name, the version before the group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListedPlace {
+    priority: Reverse<i32>,
+    /// `<version>.<group>`
+    api_service: Arc<str>,
+    group: Arc<str>,
+}
+
+impl ListedPlace {
+    /// The place that one APIService would give its group.
+    pub fn new(priority: i32, group: &Arc<str>, version: &str) -> Self {
+        let api_service = format!("{version}.{group}").into();
+        Self { priority: Reverse(priority), api_service, group: Arc::clone(group) }
     }
-    groups
+}
+
+/// The group's name.
+impl AsRef<str> for ListedPlace {
+    fn as_ref(&self) -> &str {
+        &self.group
+    }
 }
 
 #[cfg(test)]
@@ -120,35 +121,18 @@ mod tests {
         assert_eq!(versions, sorted);
     }
 
-    #[track_caller]
-    fn check_order(items: &[(&'static str, &'static str, i32, i32)], expected: &[&[&str]]) {
-        let sorted = sort(items.to_vec(), |&(group, version, group_priority, version_priority)| {
-            Rank { group, version, group_priority, version_priority }
-        });
-        let names: Vec<Vec<&str>> = sorted
-            .iter()
-            .map(|group| group.iter().map(|&(_, version, ..)| version).collect())
-            .collect();
-        assert_eq!(names, expected);
+    #[test]
+    fn places_tie_by_group_in_one_list_and_by_version_first_in_the_other() {
+        let (ant, zoo): (Arc<str>, Arc<str>) = ("ant".into(), "zoo".into());
+        assert!(AggregatedPlace::new(5, &ant) < AggregatedPlace::new(5, &zoo));
+        assert!(ListedPlace::new(5, &zoo, "v1") < ListedPlace::new(5, &ant, "v1alpha1"));
+        assert!(AggregatedPlace::new(6, &zoo) < AggregatedPlace::new(5, &ant));
+        assert!(ListedPlace::new(6, &zoo, "v2") < ListedPlace::new(5, &ant, "v1"));
     }
 
-    /// Upstream's `TestSortedAPIServicesByVersion` and the sorting cases of `TestAPIs`.
     #[test]
-    fn groups_and_versions_are_listed_as_upstream_lists_them() {
-        let same = |versions: &[&'static str]| -> Vec<(&str, &str, i32, i32)> {
-            versions.iter().map(|&version| ("g", version, 1, 1)).collect()
-        };
-        check_order(
-            &same(&["v2", "v2beta1", "v10beta2", "v10beta1", "v10alpha1", "v1"]),
-            &[&["v2", "v1", "v10beta2", "v10beta1", "v2beta1", "v10alpha1"]],
-        );
-        check_order(&same(&["foo1", "v1", "bar"]), &[&["v1", "bar", "foo1"]]);
-        check_order(&[("g", "v1", 1, 5), ("g", "v2", 1, 4)], &[&["v1", "v2"]]);
-        // A group ranks by its largest priority; ties go by the object's name, version first.
-        check_order(
-            &[("foo", "v1", 11, 1), ("bar", "v1a", 10, 1), ("bar", "v2", 20, 1)],
-            &[&["v2", "v1a"], &["v1"]],
-        );
-        check_order(&[("a", "v2", 5, 1), ("b", "v1", 5, 1)], &[&["v1"], &["v2"]]);
+    fn a_versions_priority_counts_before_its_name() {
+        assert_eq!(compare_in_group((5, "v1"), (4, "v2")), Ordering::Less);
+        assert_eq!(compare_in_group((5, "v1"), (5, "v2")), Ordering::Greater);
     }
 }

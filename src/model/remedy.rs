@@ -77,6 +77,10 @@ pub fn of_hop(hop: Hop) -> &'static str {
         Hop::Overloaded => {
             "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
         }
+        Hop::DiscoveryNotFetched => {
+            "The backend has not answered to discovery since it was registered: see its log and \
+             portico's, which names what it was asked and what came back."
+        }
     }
 }
 

@@ -204,6 +204,11 @@ impl<'a> RequestInfo<'a> {
         !self.is_resource && self.segments == 3
     }
 
+    /// True for `/apis/<group>/<version>` and `/api/<version>`.
+    pub fn names_version(&self) -> bool {
+        !self.is_resource && !self.version.is_empty()
+    }
+
     /// The `verb` label of upstream's request metrics.
     pub fn metrics_verb(&self) -> &'static str {
         match self.verb {
@@ -322,6 +327,16 @@ mod tests {
         let info = |path| RequestInfo::parse(&Method::GET, path, Some("watch=1")).unwrap();
         assert!(info("/apis/g/v1").is_version_discovery());
         assert!(!info("/apis/g/v1/x").is_version_discovery());
+        for (path, names_version) in [
+            ("/apis/g/v1", true),
+            ("/apis/g/v1/", true),
+            ("/api/v1", true),
+            ("/apis/g/v1/x", false),
+            ("/apis/g", false),
+            ("/api", false),
+        ] {
+            assert_eq!(info(path).names_version(), names_version, "{path}");
+        }
         assert!(info("/apis/g/v1/x").is_long_running());
         assert!(info("/api/v1/namespaces/n/pods/p/log").is_long_running());
         assert!(!info("/apis/g/v1/x/y").is_long_running());

@@ -5,24 +5,18 @@
 //! belongs to the APIService `<v>.<g>`, `/api` to `v1.`, `/apis` and `/apis/<g>` to discovery. The
 //! table is generic in the backend handle `B`, so that rules need not know how bytes are carried.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
-
-use foldhash::fast::FixedState;
 
 use super::discovery::policy::Policy;
 use super::fault::{Fault, ServicePort};
 use super::health::Probe;
 use super::request_info::RequestInfo;
+use super::shards::Shards;
 
 /// The group whose objects portico itself serves.
 pub const OWN_GROUP: &str = "apiregistration.k8s.io";
 /// The only version of the own group.
 pub const OWN_VERSION: &str = "v1";
-
-/// Number of shards; a change copies one of them.
-const SHARDS: usize = 128;
 
 /// Where a request goes.
 #[derive(Debug, PartialEq)]
@@ -48,6 +42,8 @@ pub enum Route<B> {
 pub enum Document {
     /// `/apis`: every group.
     Groups,
+    /// `/api`: the core, whose group is empty.
+    Core,
     /// `/apis/<group>`.
     Group(Arc<str>),
     /// `/apis/apiregistration.k8s.io/v1`: the resources of the own group.
@@ -119,12 +115,10 @@ pub struct Group<B> {
     document: Arc<Route<B>>,
 }
 
-type Shard<B> = HashMap<Arc<str>, Arc<Group<B>>, FixedState>;
-
-/// The table. Cloning copies `SHARDS` pointers; [`RoutingTable::with`] copies one shard.
+/// The table. Cloning copies pointers; [`RoutingTable::with`] copies one shard.
 #[derive(Debug)]
 pub struct RoutingTable<B> {
-    shards: Vec<Arc<Shard<B>>>,
+    groups: Shards<Arc<Group<B>>>,
     fixed: Arc<Fixed<B>>,
     complete: bool,
 }
@@ -133,6 +127,7 @@ pub struct RoutingTable<B> {
 #[derive(Debug)]
 struct Fixed<B> {
     groups: Arc<Route<B>>,
+    core: Arc<Route<B>>,
     own_group: Arc<Route<B>>,
     own_resources: Arc<Route<B>>,
     objects: Arc<Route<B>>,
@@ -154,6 +149,7 @@ impl<B> Default for RoutingTable<B> {
         let own = |page| Arc::new(Route::Own(page));
         let fixed = Fixed {
             groups: document(Document::Groups),
+            core: document(Document::Core),
             own_group: document(Document::Group(OWN_GROUP.into())),
             own_resources: document(Document::OwnResources),
             objects: Arc::new(Route::Objects),
@@ -168,18 +164,14 @@ impl<B> Default for RoutingTable<B> {
             index: own(Page::Index),
             debug: own(Page::Debug),
         };
-        Self {
-            shards: (0..SHARDS).map(|_| Arc::default()).collect(),
-            fixed: Arc::new(fixed),
-            complete: false,
-        }
+        Self { groups: Shards::default(), fixed: Arc::new(fixed), complete: false }
     }
 }
 
 impl<B> Clone for RoutingTable<B> {
     fn clone(&self) -> Self {
         Self {
-            shards: self.shards.clone(),
+            groups: self.groups.clone(),
             fixed: Arc::clone(&self.fixed),
             complete: self.complete,
         }
@@ -191,7 +183,11 @@ impl<B> RoutingTable<B> {
     pub fn lookup(&self, info: &RequestInfo<'_>) -> Arc<Route<B>> {
         Arc::clone(match info.prefix {
             "apis" => self.lookup_group_path(info),
-            "api" => self.version("", "v1").unwrap_or_else(|| self.missing()),
+            "api" => match self.version("", "v1") {
+                Some(_) if info.segments == 1 => &self.fixed.core,
+                Some(route) => route,
+                None => self.missing(),
+            },
             _ => match info.path {
                 "/version" | "/version/" => &self.fixed.version,
                 "/metrics" => &self.fixed.metrics,
@@ -232,7 +228,7 @@ impl<B> RoutingTable<B> {
 
     /// The group of that name.
     pub fn group(&self, name: &str) -> Option<&Arc<Group<B>>> {
-        self.shards.get(shard_of(name))?.get(name)
+        self.groups.get(name)
     }
 
     fn version(&self, group: &str, version: &str) -> Option<&Arc<Route<B>>> {
@@ -242,22 +238,12 @@ impl<B> RoutingTable<B> {
 
     /// Every group, in no particular order.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group<B>>> {
-        self.shards.iter().flat_map(|shard| shard.values())
+        self.groups.values()
     }
 
     /// The names of groups that are other than in `before`, which costs what has changed.
     pub fn groups_changed_since(&self, before: &Self) -> Vec<Arc<str>> {
-        let mut changed = Vec::new();
-        let shards = self.shards.iter().zip(&before.shards);
-        for (now, before) in shards.filter(|(now, before)| !Arc::ptr_eq(now, before)) {
-            let same = |name: &str, group: &Arc<Group<B>>, other: &Shard<B>| {
-                other.get(name).is_some_and(|other| Arc::ptr_eq(group, other))
-            };
-            let new = now.iter().filter(|(name, group)| !same(name, group, before));
-            let gone = before.keys().filter(|name| !now.contains_key(*name));
-            changed.extend(new.map(|(name, _)| name).chain(gone).cloned());
-        }
-        changed
+        self.groups.changed_since(&before.groups, Arc::ptr_eq)
     }
 
     /// True once the objects have been read: only then is an unknown path 404.
@@ -291,24 +277,14 @@ impl<B> RoutingTable<B> {
     }
 
     fn change(&mut self, name: &Arc<str>, edit: impl FnOnce(&mut Vec<Arc<Entry<B>>>)) {
-        let Some(slot) = self.shards.get_mut(shard_of(name)) else { return };
-        // Copies the shard only while an older table shares it.
-        let shard = Arc::make_mut(slot);
-        let mut entries = shard.get(name).map(|group| group.entries.clone()).unwrap_or_default();
+        let mut entries = self.group(name).map(|group| group.entries.clone()).unwrap_or_default();
         edit(&mut entries);
-        if entries.is_empty() {
-            shard.remove(name);
-        } else {
+        let group = (!entries.is_empty()).then(|| {
             let document = Arc::new(Route::Documents(Document::Group(Arc::clone(name))));
-            let group = Group { name: Arc::clone(name), entries, document };
-            shard.insert(Arc::clone(name), Arc::new(group));
-        }
+            Arc::new(Group { name: Arc::clone(name), entries, document })
+        });
+        self.groups.set(name, group);
     }
-}
-
-fn shard_of(group: &str) -> usize {
-    let hash = FixedState::default().hash_one(group);
-    usize::try_from(hash >> 32).unwrap_or_default() % SHARDS
 }
 
 #[cfg(test)]
@@ -354,7 +330,9 @@ mod tests {
         check(&table, "/apis/g/v2/things/a", "v2.g");
         check(&table, "/apis/g/v3", "NotFound");
         check(&table, "/apis/h/v1", "NotFound");
-        check(&table, "/api", "v1.");
+        check(&table, "/api", "Documents(Core)");
+        check(&table, "/api/", "Documents(Core)");
+        check(&table, "/api/v1", "v1.");
         check(&table, "/api/v1/pods", "v1.");
         check(&table, "/apis", "Documents(Groups)");
         check(&table, "/apis/", "Documents(Groups)");
@@ -391,14 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn a_change_copies_no_other_shard_and_a_group_goes_with_its_last_version() {
+    fn a_group_goes_with_its_last_version_and_older_tables_keep_it() {
         let before = table();
         let after = before.clone().without("g", "v1").without("g", "v2").completed();
-        check(&before.clone().completed(), "/apis/g/v1", "v1.g");
+        check(&before.completed(), "/apis/g/v1", "v1.g");
         check(&after, "/apis/g", "NotFound");
-        let changed =
-            before.shards.iter().zip(&after.shards).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
-        assert_eq!(changed, 1);
     }
 
     #[test]

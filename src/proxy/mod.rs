@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use rustls_pki_types::CertificateDer;
 
 pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
@@ -34,7 +34,7 @@ use crate::model::negotiated::Negotiated;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};
-use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Route, RoutingTable};
+use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Remote, Route, RoutingTable};
 use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::Drain;
 use crate::runtime::snapshot::View;
@@ -127,6 +127,8 @@ pub struct Services {
     pub auth: Auth,
     /// Which path belongs to whom.
     pub table: View<RoutingTable<Upstream>>,
+    /// The discovery documents.
+    pub documents: Documents,
     /// The objects that are served here.
     pub objects: ApiServices,
     /// Portico's own pages.
@@ -181,7 +183,7 @@ impl Proxy {
         drain: Drain,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
-        let Services { auth, table, objects, pages, spans } = services;
+        let Services { auth, table, documents, objects, pages, spans } = services;
         let own = |group, version, resource| {
             Arc::new(RouteMetrics::of_own(metrics, group, version, resource))
         };
@@ -198,7 +200,7 @@ impl Proxy {
             config,
             auth,
             table,
-            documents: Documents::default(),
+            documents,
             objects,
             pages,
             counters,
@@ -317,14 +319,19 @@ impl Connection {
         }
         match &*route {
             Route::Documents(document) => {
-                let negotiated = Negotiated::new(&parts.headers, &query(parts), Offer::Plain)?;
-                let bytes = self.proxy.documents.serve(&table, document, negotiated)?;
-                let media = negotiated.accepted.content_type();
-                Ok(with_own_headers(response(StatusCode::OK, media, bytes), outcome))
+                let query = query(parts);
+                let answer =
+                    self.proxy.documents.serve(&table, document, document_asked(asked, &query));
+                Ok(with_own_headers(answer.await?, outcome))
             }
             Route::Objects => {
                 let answer = self.proxy.objects.serve(info, &parts.headers, &query(parts))?;
                 Ok(with_own_headers(answer, outcome))
+            }
+            Route::Remote(remote) if is_told_here(remote, asked) => {
+                let query = query(parts);
+                let answer = self.proxy.documents.resources(remote, document_asked(asked, &query));
+                Ok(with_own_headers(answer.await?, outcome))
             }
             Route::Remote(remote) if upgrade => {
                 Box::pin(self.switch(&permit, remote, asked, outcome)).await
@@ -386,6 +393,19 @@ impl Connection {
         }
         with_observer(with_own_headers(answer, &outcome), outcome)
     }
+}
+
+/// True for what is asked of a version as such, which is answered without its backend.
+fn is_told_here(remote: &Remote<Upstream>, asked: Asked<'_>) -> bool {
+    let Asked { info, parts, .. } = asked;
+    info.names_version()
+        && matches!(parts.method, Method::GET | Method::HEAD)
+        && !remote.discovery.legacy_from_backend
+}
+
+fn document_asked<'a>(asked: Asked<'a>, query: &'a Query) -> aggregate::Asked<'a> {
+    let Asked { info, parts, .. } = asked;
+    aggregate::Asked { method: &parts.method, info, headers: &parts.headers, query }
 }
 
 fn query(parts: &Parts) -> Query {

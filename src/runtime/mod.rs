@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows about Kubernetes or HTTP; every part may import it.
 
+pub mod background;
 pub mod descriptors;
 pub mod lifecycle;
 pub mod lines;

@@ -255,7 +255,7 @@ pub(crate) fn api_service(name: &str) -> String {
 pub(crate) fn api_service_with(name: &str, ca_bundle: &str) -> String {
     format!(
         "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\n\
-         metadata: {{name: v1.{name}.example.com}}\n\
+         metadata:\n  name: v1.{name}.example.com\n  annotations: {{portico.dev/legacy-discovery: proxy}}\n\
          spec:\n  group: {name}.example.com\n  version: v1\n  groupPriorityMinimum: 1000\n  \
          versionPriority: 10\n  caBundle: {ca_bundle}\n  \
          service: {{namespace: {NAMESPACE}, name: {name}}}\n---\n"

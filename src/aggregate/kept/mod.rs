@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -39,24 +41,29 @@ const PARTIAL_ENDING: &str = ".partial";
 
 /// The last good answer for one APIService.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     identity: Identity,
     /// When it was fetched, in Unix milliseconds.
-    pub fetched: u64,
+    pub(super) fetched: u64,
     /// The resources, a JSON array of those of the aggregated document.
-    pub resources: Bytes,
+    pub(super) resources: Bytes,
     /// The `APIResourceList` as JSON, if it was fetched too.
-    pub legacy: Option<Bytes>,
+    pub(super) legacy: Option<Bytes>,
 }
 
 impl Record {
     /// What that backend answered; both documents without white space around them.
-    pub fn new(spec: &BackendSpec, fetched: u64, resources: Bytes, legacy: Option<Bytes>) -> Self {
+    pub(super) fn new(
+        spec: &BackendSpec,
+        fetched: u64,
+        resources: Bytes,
+        legacy: Option<Bytes>,
+    ) -> Self {
         Self { identity: Identity::of(spec), fetched, resources, legacy }
     }
 
     /// Whether it was answered by that backend: the same service, trusted for the same reason.
-    pub fn is_of(&self, spec: &BackendSpec) -> bool {
+    pub(super) fn is_of(&self, spec: &BackendSpec) -> bool {
         self.identity == Identity::of(spec)
     }
 }
@@ -65,7 +72,7 @@ impl Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Identity {
     service: ServicePort,
-    /// SHA-256 of what the server was trusted by, in hexadecimal.
+    /// SHA-256 of what the server was trusted by, in base64.
     trust: String,
 }
 
@@ -74,8 +81,7 @@ impl Identity {
         let mut digest = Context::new(&SHA256);
         digest.update(&[u8::from(spec.insecure_skip_tls_verify)]);
         digest.update(&spec.ca_bundle);
-        let trust = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { service: spec.service.clone(), trust }
+        Self { service: spec.service.clone(), trust: STANDARD.encode(digest.finish()) }
     }
 }
 
@@ -110,7 +116,7 @@ struct Legacy {
 
 /// The directory with the answers; one program at a time uses it.
 #[derive(Debug)]
-pub struct Kept {
+pub(super) struct Kept {
     directory: PathBuf,
     /// How many files were begun, for their names until they are complete.
     begun: AtomicU64,
@@ -118,7 +124,7 @@ pub struct Kept {
 
 impl Kept {
     /// Makes the directory below the data directory if need be, and removes what a crash left.
-    pub fn open(data_directory: &Path) -> io::Result<Self> {
+    pub(super) fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join(DIRECTORY);
         let open = || {
             DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
@@ -137,7 +143,7 @@ impl Kept {
     /// Everything that can be read, by the APIServices' names.
     ///
     /// A file that cannot is reported and stays until its APIService is answered anew or removed.
-    pub fn load(&self) -> Vec<(String, Record)> {
+    pub(super) fn load(&self) -> Vec<(String, Record)> {
         let mut names = match self.names() {
             Ok(names) => names,
             Err(error) => {
@@ -163,7 +169,7 @@ impl Kept {
     }
 
     /// Keeps what the APIService's server answered, instead of what was kept of it.
-    pub fn put(&self, name: &str, record: &Record) -> io::Result<()> {
+    pub(super) fn put(&self, name: &str, record: &Record) -> io::Result<()> {
         let path = self.path(name)?;
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let partial =
@@ -181,7 +187,7 @@ impl Kept {
     }
 
     /// Forgets what was kept of the APIService, if anything.
-    pub fn remove(&self, name: &str) -> io::Result<()> {
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path, &error)),
@@ -257,15 +263,15 @@ fn read(path: &Path, name: &str) -> io::Result<Record> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(too_large());
     }
-    decode(Bytes::from(bytes), name)
+    decode(&Bytes::from(bytes), name)
 }
 
-fn decode(bytes: Bytes, name: &str) -> io::Result<Record> {
-    let head: Head = serde_json::from_slice(&bytes)?;
+fn decode(bytes: &Bytes, name: &str) -> io::Result<Record> {
+    let head: Head = serde_json::from_slice(bytes)?;
     if head.format != FORMAT {
         return Err(invalid(format!("of format {}, not {FORMAT}", head.format)));
     }
-    let contents: Contents<'_> = serde_json::from_slice(&bytes)?;
+    let contents: Contents<'_> = serde_json::from_slice(bytes)?;
     if contents.name != name {
         return Err(invalid(format!("that of {:?}", contents.name)));
     }

@@ -27,6 +27,9 @@ pub const COMMAS_MAX: usize = 2_000_000;
 /// The deepest nesting of a document, in levels; an honest one has ten.
 pub const DEPTH_MAX: usize = 64;
 
+/// The most versions, of all groups together, in a document; each has its group's name.
+pub const VERSIONS_MAX: usize = 10_000;
+
 /// The longest name of a group, version or resource, in bytes: they are repeated in what is made of
 /// them, and none that is longer can be asked for.
 pub const NAME_BYTES_MAX: usize = 253;
@@ -129,6 +132,10 @@ pub enum ParseError {
 pub fn aggregated(body: &[u8]) -> Result<Vec<Found>, ParseError> {
     let list: AggregatedList = read(body, AGGREGATED_BYTES_MAX)?;
     check_kind([&list.kind, &list.api_version], AGGREGATED_KIND)?;
+    let versions = list.items.iter().map(|group| group.versions.len()).sum();
+    if versions > VERSIONS_MAX {
+        return Err(ParseError::TooMany { what: "versions", count: versions, limit: VERSIONS_MAX });
+    }
     let mut found: Vec<Found> = Vec::new();
     let mut places: HashMap<(String, String), usize> = HashMap::new();
     for group in list.items {

@@ -1,5 +1,5 @@
-//! Makes long pages off the data-plane threads, few at a time: however many scrape at once, the
-//! control plane is not held up, and a data-plane thread only sends what was made.
+//! Makes long pages and documents off the data-plane threads, few at a time: however many ask at once,
+//! the control plane is not held up, and a data-plane thread only sends what was made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,16 +7,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::model::rejection::Rejection;
-
 /// Pages that are made at a time.
 const AT_A_TIME_MAX: usize = 2;
 /// Requests that wait for their page to be begun; one more is told to come later.
 const WAITING_MAX: usize = 32;
 
+/// Why a page was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMade {
+    /// As many requests wait as may.
+    #[error("too many requests wait for a page to be made")]
+    Busy,
+    /// Making it failed, which is a defect of the program, or the program ends.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Where long pages are made.
 #[derive(Debug)]
-pub(super) struct Background {
+pub struct Background {
     runtime: Handle,
     turns: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -33,26 +42,26 @@ impl Drop for Waiting<'_> {
 
 impl Background {
     /// On threads of `runtime`, which must be none of the data plane's.
-    pub(super) fn new(runtime: Handle) -> Self {
+    pub fn new(runtime: Handle) -> Self {
         let turns = Arc::new(Semaphore::new(AT_A_TIME_MAX));
         Self { runtime, turns, waiting: AtomicUsize::new(0) }
     }
 
     /// The runtime on whose threads pages are made.
-    pub(super) fn runtime(&self) -> Handle {
+    pub fn runtime(&self) -> Handle {
         self.runtime.clone()
     }
 
     /// Runs `make` when its turn comes; it keeps its turn to its end, also when nobody waits for it
     /// any more.
-    pub(super) async fn run<T: Send + 'static>(
+    pub async fn run<T: Send + 'static>(
         &self,
         make: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Rejection> {
-        let internal = |error: &dyn std::fmt::Display| Rejection::Internal(error.to_string());
+    ) -> Result<T, NotMade> {
+        let internal = |error: &dyn std::fmt::Display| NotMade::Failed(error.to_string());
         let waiting = Waiting(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            return Err(Rejection::TooManyRequests);
+            return Err(NotMade::Busy);
         }
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|error| internal(&error))?;
@@ -90,7 +99,7 @@ mod tests {
         }
         assert_eq!(background.turns.available_permits(), 0);
         assert_eq!(background.waiting.load(Ordering::Relaxed), WAITING_MAX);
-        assert_eq!(background.run(|| ()).await, Err(Rejection::TooManyRequests));
+        assert_eq!(background.run(|| ()).await, Err(NotMade::Busy));
         drop(release);
         for page in making {
             assert_eq!(page.await, Ok(true));
@@ -103,7 +112,7 @@ mod tests {
     async fn a_page_that_cannot_be_made_is_an_error_and_gives_its_turn_back() {
         let background = Background::new(Handle::current());
         let broken: Result<(), _> = background.run(|| panic!("broken")).await;
-        assert!(matches!(broken, Err(Rejection::Internal(_))));
+        assert!(matches!(broken, Err(NotMade::Failed(_))));
         assert_eq!(background.turns.available_permits(), AT_A_TIME_MAX);
     }
 }
