@@ -20,6 +20,13 @@
 //!   -> RoutingTable --publish--> proxy, aggregate       -> status of APIServices -> store
 //! ```
 //!
+//! What backends serve is asked by a loop of its own, `aggregate::aggregator::Aggregator::run`:
+//!
+//! ```text
+//! RoutingTable, doubts, the clock -> Known decides whom to ask -> fetch -> Known decides what is shown
+//!   -> Assembly (blocks of ready JSON and gzip) -> Published --publish--> proxy
+//! ```
+//!
 //! # The parts, and who may import whom
 //!
 //! `tests/tidy.rs` checks this table; `model`, `runtime` and `body` are open to every part.
@@ -34,7 +41,7 @@
 //! | `auth` | who is calling, and the `Permit` | `tls`, `upstream` |
 //! | `upstream` | backends, endpoints, each thread's pool of connections | `tls` |
 //! | `store` | versioned objects with watch history, and their REST API | |
-//! | `aggregate` | discovery documents | `upstream` |
+//! | `aggregate` | asks backends what they serve; one merged discovery of it | `upstream` |
 //! | `control` | the loop, and the manifests it follows | `store`, `upstream` |
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
 //! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |

@@ -211,7 +211,8 @@ impl Assembly {
             for (name, ranges) in groups {
                 if let Some(group) = self.index.group_mut(&name) {
                     let entries = written::shown_mut(group).map(|entry| &mut entry.resources);
-                    for (resources, range) in entries.zip(ranges) {
+                    let written = entries.zip(ranges).filter(|(_, range)| !range.is_empty());
+                    for (resources, range) in written {
                         // The same bytes: what is in the document is not held twice.
                         *resources = block.json.slice(range);
                     }

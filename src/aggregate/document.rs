@@ -18,6 +18,7 @@ use super::rope::Block;
 use super::written;
 use crate::body::{self, Body};
 use crate::model::accept::{Accepted, Media};
+use crate::model::discovery::protobuf;
 use crate::model::negotiated::Negotiated;
 use crate::model::rejection::Rejection;
 use crate::runtime::background::{Background, NotMade};
@@ -93,6 +94,16 @@ impl Document {
     pub(super) fn shares(&self, other: &Self) -> bool {
         let same = |(one, two): (&Bytes, &Bytes)| one.as_ptr() == two.as_ptr();
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&*other.parts).all(same)
+    }
+
+    /// Compact JSON in one piece.
+    pub fn json(&self) -> Vec<u8> {
+        self.parts.concat()
+    }
+
+    /// Compact JSON in the pieces that are sent.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
     }
 
     /// Bytes of compact JSON.
@@ -257,7 +268,7 @@ impl Form {
                     serde_json::from_slice(&json).map_err(|error| internal(&error))?;
                 Accepted { media: Media::Yaml, ..Accepted::JSON }.encode(&value, false)?
             }
-            Self::Protobuf => written::protobuf(&json).map_err(|error| internal(&error))?,
+            Self::Protobuf => protobuf::encode(&json).map_err(|error| internal(&error))?,
         };
         Ok(made.into())
     }

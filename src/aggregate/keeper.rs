@@ -39,8 +39,9 @@ impl Keeper {
         let kept = Kept::open(data_directory)?;
         let records = kept.load();
         let waiting = Arc::new(Waiting::default());
-        let writing = write(Arc::new(kept), Arc::clone(&waiting));
-        Ok((Self { waiting, _task: tasks::spawn_owned("kept-discovery", writing) }, records))
+        let task =
+            tasks::spawn_owned("kept-discovery", write(Arc::new(kept), Arc::clone(&waiting)));
+        Ok((Self { waiting, _task: task }, records))
     }
 
     /// Has changes written soon.

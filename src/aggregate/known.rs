@@ -13,7 +13,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::assembly::{Assembly, Entry as ShownEntry, Published, Shown, Source};
-use super::fetch::{Answer, GroupVersion, Learnt};
+use super::fetch::{Answer, GroupVersion, Learnt, legacy_of_resources};
 use super::kept::Record;
 use crate::model::discovery::aggregated::Freshness;
 use crate::model::discovery::policy::{self, Policy, Showing};
@@ -225,7 +225,7 @@ impl Known {
         let before = self.places.insert(wanted.clone(), key);
         let known = before.and_then(|before| self.take_version(before, &wanted));
         let mut version =
-            known.unwrap_or_else(|| Version::new(self.kept.remove(&remote.name), remote));
+            known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
         version.group_priority = entry.group_priority;
         version.version_priority = entry.version_priority;
@@ -238,6 +238,8 @@ impl Known {
             asked.etag = None;
         }
         if concerns_server {
+            // Where it is was set before it was published: that is no news any more.
+            backend.take_doubt();
             self.ask_now(key, now);
         }
         self.show(&wanted, now);
@@ -625,19 +627,22 @@ impl Asked {
 
 impl Version {
     /// A version that is new here, with what was kept of it if it is from the same server.
-    fn new(kept: Option<Record>, remote: &Remote<Upstream>) -> Self {
+    fn new(wanted: &GroupVersion, kept: Option<Record>, remote: &Remote<Upstream>) -> Self {
         let spec = remote.backend.backend.spec();
         let kept = kept.filter(|record| record.is_of(spec));
         let (parked, legacy, fetched) = match kept {
             Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
             None => (None, None, None),
         };
+        let legacy_is_own = legacy.is_some();
+        let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
+        let legacy = legacy.or_else(converted);
         Self {
             name: Arc::clone(&remote.name),
             group_priority: 0,
             version_priority: 0,
             policy: Policy::default(),
-            legacy_is_own: legacy.is_some(),
+            legacy_is_own,
             parked,
             legacy,
             wants_own: false,
@@ -698,6 +703,7 @@ impl Version {
 
     fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
         let (fetched, resources) = (self.fetched?, resources?.clone());
-        Some(Record::new(backend.spec(), fetched, resources, self.legacy.clone()))
+        let own = self.legacy.clone().filter(|_| self.legacy_is_own);
+        Some(Record::new(backend.spec(), fetched, resources, own))
     }
 }

@@ -166,8 +166,3 @@ pub(super) fn indented(json: &[u8]) -> Vec<u8> {
     }
     out
 }
-
-/// Kubernetes' protobuf.
-pub(super) fn protobuf(_json: &[u8]) -> Result<Vec<u8>, &'static str> {
-    Err("protobuf is not written yet")
-}
