@@ -22,6 +22,7 @@ mod switch_backend;
 mod access_log;
 mod admin;
 mod deadlines;
+mod documents;
 mod ending;
 mod faults;
 mod frontend;
