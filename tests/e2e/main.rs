@@ -23,6 +23,7 @@ mod access_log;
 mod admin;
 mod bench_fleet;
 mod deadlines;
+mod documents;
 mod ending;
 mod faults;
 mod frontend;

@@ -1,5 +1,6 @@
 //! `portico bench discovery` from its targets to its results.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use super::load::{Plan, Subject, measure};
 use super::process::Process;
 use super::progress::Progress;
 use super::reads::Kind;
+use super::register::Place;
 use super::results::{About, Reads, Results, TargetResults};
+use super::scenario::{self, Scenario};
 use super::target::Target;
+use super::words::counted;
 use super::{Discovery, ROUNDS_WITH_VS, ReadFlags};
 
 /// A target that has answered.
@@ -22,28 +26,124 @@ struct Reached {
     target: Target,
     subject: Subject,
     results: TargetResults,
+    scenario: Option<Scenario>,
 }
 
 /// Runs it. An error means that there is nothing to show; what was registered is removed anyway.
 pub(super) async fn run(flags: &Discovery, stop: &CancellationToken) -> anyhow::Result<Results> {
-    let first = flags.target.target().await?;
-    let second = flags.vs.target(&first).await?;
-    let rounds = flags.reads.rounds.unwrap_or(if second.is_some() { ROUNDS_WITH_VS } else { 1 });
-    let targets: Vec<Target> = [Some(first), second].into_iter().flatten().collect();
+    let targets = targets(flags).await?;
+    let plan = flags.scenario.plan()?;
+    let with_vs = targets.len() > 1;
+    let rounds = flags.reads.rounds.unwrap_or(if with_vs { ROUNDS_WITH_VS } else { 1 });
     let about = about(&flags.reads, rounds);
-    let one = flags.reads.duration + flags.reads.warm_up;
-    let steps = u32::try_from(targets.len() * flags.reads.reads.len()).unwrap_or(u32::MAX);
-    let progress = Progress::new(one * steps.saturating_mul(rounds));
+    let course = plan.as_ref().map_or(Duration::ZERO, |plan| plan.course);
+    let one = (flags.reads.duration + flags.reads.warm_up) * rounds;
+    let kinds = u32::try_from(flags.reads.reads.len()).unwrap_or(u32::MAX);
+    let count = u32::try_from(targets.len()).unwrap_or(u32::MAX);
+    let progress = Progress::new((one.saturating_mul(kinds) + course).saturating_mul(count));
     let mut reached = Vec::new();
     for target in targets {
         progress.say(&format!("connecting to {}", target.url));
         reached.push(reach(target).await?);
     }
-    let measured = measure_all(&flags.reads, rounds, &mut reached, &progress, stop).await;
+    let mut done = Ok(());
+    if let Some(plan) = &plan {
+        done = register_all(flags, plan, &mut reached, &progress, stop).await;
+    }
+    if done.is_ok() {
+        done = measure_all(&flags.reads, rounds, &mut reached, &progress, stop).await;
+    }
+    if done.is_ok() {
+        done = play_all(course, &mut reached, &progress, stop).await;
+    }
+    // Whatever has happened.
+    for one in &mut reached {
+        progress.say(&format!("removing what was registered at {}", one.results.url));
+        one.end_scenario().await;
+    }
     progress.finish();
-    measured?;
+    done?;
     let targets = reached.into_iter().map(Reached::into_results).collect();
     Ok(Results { about, targets, interrupted: stop.is_cancelled() })
+}
+
+async fn targets(flags: &Discovery) -> anyhow::Result<Vec<Target>> {
+    let first = flags.target.target().await?;
+    let second = flags.vs.target(&first).await?;
+    Ok([Some(first), second].into_iter().flatten().collect())
+}
+
+/// Removes what killed runs have left, and says how much that was.
+pub(super) async fn clean_up(flags: &Discovery) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for (at, target) in targets(flags).await?.iter().enumerate() {
+        let removed = place(flags, at, target)?.clean_up().await;
+        let removed = removed.with_context(|| format!("{}: cleaning up", target.url))?;
+        // Writing to a string cannot fail.
+        writeln!(text, "{}: {} removed", target.url, counted(removed as u64, "object")).ok();
+    }
+    Ok(text)
+}
+
+/// Where servers are registered with the first or second target.
+fn place(flags: &Discovery, at: usize, target: &Target) -> anyhow::Result<Place> {
+    match flags.scenario.manifests(at > 0) {
+        Some(directory) => Ok(Place::Manifests(directory)),
+        None => Ok(Place::Api(target.client()?)),
+    }
+}
+
+/// A fleet for each target, one after the other so that neither delays the other's start.
+async fn register_all(
+    flags: &Discovery,
+    plan: &scenario::Plan,
+    reached: &mut [Reached],
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    for (at, one) in reached.iter_mut().enumerate() {
+        let url = one.results.url.clone();
+        let place = place(flags, at, &one.target)?;
+        progress.say(&format!(
+            "starting {} for {url}",
+            counted(plan.fleet.servers.len() as u64, "server")
+        ));
+        let starting = Scenario::start(plan.clone(), place, one.target.config());
+        let Some(started) = stop.run_until_cancelled(starting).await else { return Ok(()) };
+        let scenario = one.scenario.insert(started.with_context(|| url.clone())?);
+        progress.say(&format!("registering servers at {url}"));
+        let Some(registered) = stop.run_until_cancelled(scenario.register()).await else {
+            return Ok(());
+        };
+        registered.with_context(|| format!("{url}: registering servers"))?;
+        progress.say(&format!("waiting for a complete document of {url}"));
+        let Some(complete) = stop.run_until_cancelled(scenario.complete()).await else {
+            return Ok(());
+        };
+        if !complete.with_context(|| url.clone())? {
+            let note = "the document was not complete in time; reads are of what there was";
+            one.results.notes.push(note.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// The course of each target's scenario, one after the other.
+async fn play_all(
+    course: Duration,
+    reached: &mut [Reached],
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    for one in reached {
+        let what = format!("watching {}", one.results.url);
+        let Some(scenario) = &mut one.scenario else { continue };
+        let playing = stop.run_until_cancelled(scenario.play());
+        if let Some(played) = progress.step(&what, course, playing).await {
+            played.with_context(|| what)?;
+        }
+    }
+    Ok(())
 }
 
 fn about(flags: &ReadFlags, rounds: u32) -> About {
@@ -95,12 +195,11 @@ async fn reach(target: Target) -> anyhow::Result<Reached> {
         pid: target.pid,
         contents: None,
         reads: Vec::new(),
-        findings: Vec::new(),
-        timeline: None,
+        scenario: None,
         notes: Vec::new(),
     };
     let subject = Subject { caller, answers: Arc::new(Answers::default()), process };
-    Ok(Reached { target, subject, results })
+    Ok(Reached { target, subject, results, scenario: None })
 }
 
 /// How long `/version` is waited for.
@@ -204,6 +303,17 @@ impl Reached {
             reads.rounds.push(tally);
         }
         Ok(())
+    }
+
+    /// Removes what was registered, and keeps what was found.
+    async fn end_scenario(&mut self) {
+        let Some(scenario) = self.scenario.take() else { return };
+        let outcome = scenario.end().await;
+        if let Some(why) = &outcome.not_removed {
+            let note = format!("servers are still registered, --clean-up removes them: {why}");
+            self.results.notes.push(note);
+        }
+        self.results.scenario = Some(outcome);
     }
 
     fn into_results(self) -> TargetResults {

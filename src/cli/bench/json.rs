@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::reads::Kind;
 use super::results::{Cpu, Figures, Ratio, Results, TargetResults};
+use super::scenario::Outcome;
 use super::table::measured;
-use super::timeline::Timeline;
 
 /// The name of this form; another number when a field changes its meaning or goes.
 const FORMAT: &str = "portico-bench-discovery/1";
@@ -50,7 +50,7 @@ struct Target<'a> {
     document: Option<Contents>,
     reads: Vec<ReadsOf>,
     not_measured: BTreeMap<&'static str, &'a str>,
-    scenario: Option<Scenario<'a>>,
+    scenario: Option<&'a Outcome>,
     notes: &'a [String],
 }
 
@@ -88,37 +88,6 @@ struct Quantiles {
     p99: Option<f64>,
     p999: Option<f64>,
     max: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct Scenario<'a> {
-    findings: BTreeMap<&'static str, Option<f64>>,
-    timeline: Option<TimelineOf<'a>>,
-}
-
-#[derive(Serialize)]
-struct TimelineOf<'a> {
-    end_ms: f64,
-    marks: Vec<Mark<'a>>,
-    group_versions: Vec<TrackOf<'a>>,
-}
-
-#[derive(Serialize)]
-struct Mark<'a> {
-    ms: f64,
-    what: &'a str,
-}
-
-#[derive(Serialize)]
-struct TrackOf<'a> {
-    group_version: &'a str,
-    states: Vec<StateFrom>,
-}
-
-#[derive(Serialize)]
-struct StateFrom {
-    ms: f64,
-    state: &'static str,
 }
 
 #[derive(Serialize)]
@@ -161,10 +130,6 @@ fn target(target: &TargetResults) -> Target<'_> {
         .iter()
         .filter(|reads| skipped(reads))
         .map(|reads| (reads.kind.name(), reads.skipped.as_deref().unwrap_or_default()));
-    let findings = target.findings.iter().map(|finding| (finding.name, finding.value));
-    let findings: BTreeMap<_, _> = findings.collect();
-    let has_scenario = !findings.is_empty() || target.timeline.is_some();
-    let timeline = target.timeline.as_ref().map(timeline);
     Target {
         url: &target.url,
         protocol: target.protocol,
@@ -185,7 +150,7 @@ fn target(target: &TargetResults) -> Target<'_> {
             })
             .collect(),
         not_measured: not_measured.collect(),
-        scenario: has_scenario.then_some(Scenario { findings, timeline }),
+        scenario: target.scenario.as_ref(),
         notes: &target.notes,
     }
 }
@@ -211,24 +176,6 @@ fn reads_of(kind: Kind, rounds: usize, seconds: f64, figures: Figures) -> ReadsO
         rss_bytes_max: figures.memory.map(|memory| memory.rss),
         pss_bytes_max: figures.memory.and_then(|memory| memory.pss),
         failed_by_cause: figures.errors,
-    }
-}
-
-fn timeline(timeline: &Timeline) -> TimelineOf<'_> {
-    let states = |states: &[(f64, super::timeline::State)]| {
-        states.iter().map(|&(ms, state)| StateFrom { ms, state: state.name() }).collect()
-    };
-    TimelineOf {
-        end_ms: timeline.end,
-        marks: timeline.marks.iter().map(|(ms, what)| Mark { ms: *ms, what }).collect(),
-        group_versions: timeline
-            .tracks
-            .iter()
-            .map(|track| TrackOf {
-                group_version: &track.group_version,
-                states: states(&track.states),
-            })
-            .collect(),
     }
 }
 

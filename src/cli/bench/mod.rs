@@ -67,6 +67,8 @@ struct Discovery {
     #[command(flatten)]
     reads: ReadFlags,
     #[command(flatten)]
+    scenario: scenario::Flags,
+    #[command(flatten)]
     output: OutputFlags,
 }
 
@@ -177,6 +179,10 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 async fn discovery(flags: &Discovery, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    if flags.scenario.clean_up() {
+        super::print(discovery::clean_up(flags).await?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if let Some(file) = &flags.output.report {
         // Before minutes are spent on what could not be written.
         std::fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;

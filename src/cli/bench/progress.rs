@@ -52,8 +52,11 @@ impl Progress {
             tokio::select! {
                 outcome = &mut step => break outcome,
                 _ = draw.tick() => {
-                    let reads = counted(self.reads.load(Ordering::Relaxed) - before, "read");
-                    self.bar.set_message(format!("{what}: {reads}"));
+                    let message = match self.reads.load(Ordering::Relaxed) - before {
+                        0 => what.to_owned(),
+                        reads => format!("{what}: {}", counted(reads, "read")),
+                    };
+                    self.bar.set_message(message);
                     self.bar.set_position(from + millis(begun.elapsed().min(length)));
                 }
             }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::answers::Contents;
 use super::process::Memory;
 use super::reads::Kind;
+use super::scenario::Outcome;
 use super::tally::Tally;
-use super::timeline::{Finding, Timeline};
 
 /// A whole run.
 #[derive(Clone, Debug)]
@@ -60,9 +60,7 @@ pub(super) struct TargetResults {
     /// In the order of measuring.
     pub(super) reads: Vec<Reads>,
     /// What the scenario found.
-    pub(super) findings: Vec<Finding>,
-    /// What the scenario saw.
-    pub(super) timeline: Option<Timeline>,
+    pub(super) scenario: Option<Outcome>,
     /// What a reader of the figures has to know.
     pub(super) notes: Vec<String>,
 }
@@ -249,7 +247,7 @@ impl Results {
     pub(super) fn nothing(&self) -> Option<String> {
         let reads = || self.targets.iter().flat_map(|target| &target.reads);
         let any = reads().any(|reads| reads.rounds.iter().any(|round| round.latencies.count() > 0));
-        let found = self.targets.iter().any(|target| !target.findings.is_empty());
+        let found = self.targets.iter().any(|target| target.scenario.is_some());
         if any || found {
             return None;
         }

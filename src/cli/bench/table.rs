@@ -87,9 +87,9 @@ fn sections(target: &TargetResults, text: &mut String) {
             writeln!(text, "{}: not measured: {reason}", reads.kind.name()).ok();
         }
     }
-    if !target.findings.is_empty() {
+    if let Some(scenario) = &target.scenario {
         let mut table = plain(&["scenario", "found"]);
-        for finding in &target.findings {
+        for finding in scenario.findings() {
             let value = or_none(finding.value, |value| match finding.unit {
                 "" => number(value),
                 unit => format!("{} {unit}", number(value)),

@@ -259,9 +259,9 @@ impl Target {
         kube::Client::try_from(self.config.clone()).with_context(|| self.at("credentials"))
     }
 
-    /// The namespace of the kubeconfig's context, else `default`.
-    pub(super) fn namespace(&self) -> &str {
-        &self.config.default_namespace
+    /// The same for clients of one's own making.
+    pub(super) fn config(&self) -> Config {
+        self.config.clone()
     }
 
     /// Where and how to connect.
@@ -348,15 +348,12 @@ current-context: c
 ";
 
     #[tokio::test]
-    async fn a_kubeconfig_gives_server_credentials_and_namespace() {
+    async fn a_kubeconfig_gives_server_and_credentials() {
         let directory = tempfile::tempdir().unwrap();
         let kubeconfig = file(&directory, "kubeconfig", KUBECONFIG);
         let line = line(&["--kubeconfig", &kubeconfig]).unwrap();
         let target = line.first.target().await.unwrap();
-        assert_eq!(
-            (target.url.as_str(), target.namespace()),
-            ("https://one.example.com:6443/prefix", "team")
-        );
+        assert_eq!(target.url, "https://one.example.com:6443/prefix");
         let endpoint = target.endpoint().unwrap();
         assert_eq!((endpoint.host.as_str(), endpoint.port), ("one.example.com", 6443));
         assert_eq!(endpoint.prefix, "/prefix");

@@ -7,8 +7,10 @@ mod scale;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::results::{Figures, QUANTILES, Reads, Results, TargetResults};
+use super::results::{Figures, QUANTILES, Reads, Results};
+use super::scenario::Outcome;
 use super::table::{described, heading, measured};
+use super::timeline::Finding;
 use super::words::{bytes, count, counted, cpu, number, or_none, time};
 use plots::Line;
 
@@ -106,13 +108,12 @@ fn reads_section(results: &Results) -> Markup {
 
 /// One kind of read at all targets that have figures of it.
 fn lines(results: &Results, kind: usize) -> Vec<Line<'_>> {
-    let of_target = |(at, target): (usize, &'_ TargetResults)| {
+    let of_target = |at: usize| {
         let reads: &Reads = results.targets.get(at)?.reads.get(kind)?;
         let total = reads.total().filter(|total| total.latencies.count() > 0)?;
-        let _ = target;
         Some(Line { at, name: target_name(results, at), rounds: &reads.rounds, total })
     };
-    results.targets.iter().enumerate().filter_map(of_target).collect()
+    (0..results.targets.len()).filter_map(of_target).collect()
 }
 
 fn figures(results: &Results) -> Markup {
@@ -236,15 +237,14 @@ fn ratios(results: &Results) -> Markup {
 }
 
 fn scenario(results: &Results) -> Markup {
-    let any = |target: &TargetResults| !target.findings.is_empty() || target.timeline.is_some();
     html! {
-        @if results.targets.iter().any(any) {
+        @if results.targets.iter().any(|target| target.scenario.is_some()) {
             section {
                 h2 { "Scenario" }
                 (findings(results))
                 @for (at, target) in results.targets.iter().enumerate() {
-                    @if let Some(timeline) = &target.timeline {
-                        (freshness::timeline(target_name(results, at), timeline))
+                    @if let Some(scenario) = &target.scenario {
+                        (freshness::timeline(target_name(results, at), &scenario.timeline()))
                     }
                 }
             }
@@ -253,30 +253,31 @@ fn scenario(results: &Results) -> Markup {
 }
 
 fn findings(results: &Results) -> Markup {
-    let Some(first) = results.targets.iter().max_by_key(|target| target.findings.len()) else {
-        return html! {};
-    };
-    let value = |target: &TargetResults, name: &str| {
-        let found = target.findings.iter().find(|finding| finding.name == name);
+    let all: Vec<Vec<Finding>> = results
+        .targets
+        .iter()
+        .map(|target| target.scenario.as_ref().map(Outcome::findings).unwrap_or_default())
+        .collect();
+    let longest = all.iter().max_by_key(|findings| findings.len());
+    let value = |findings: &[Finding], name: &str| {
+        let found = findings.iter().find(|finding| finding.name == name);
         or_none(found.and_then(|finding| finding.value), |value| {
             let unit = found.map(|finding| finding.unit).unwrap_or_default();
             format!("{} {unit}", number(value)).trim_end().to_owned()
         })
     };
     html! {
-        @if !first.findings.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="Findings" {
-                table {
-                    thead { tr {
-                        th scope="col" { "found" }
-                        @for at in 0..results.targets.len() { th.n scope="col" { (target_name(results, at)) } }
-                    } }
-                    tbody {
-                        @for finding in &first.findings {
-                            tr {
-                                th scope="row" { (finding.title) }
-                                @for target in &results.targets { td.n { (value(target, finding.name)) } }
-                            }
+        div.scroll tabindex="0" role="region" aria-label="Findings" {
+            table {
+                thead { tr {
+                    th scope="col" { "found" }
+                    @for at in 0..all.len() { th.n scope="col" { (target_name(results, at)) } }
+                } }
+                tbody {
+                    @for finding in longest.into_iter().flatten() {
+                        tr {
+                            th scope="row" { (finding.title) }
+                            @for findings in &all { td.n { (value(findings, finding.name)) } }
                         }
                     }
                 }
