@@ -109,12 +109,14 @@ impl<K> Object for K where
 {
 }
 
-/// All that carry the label.
+/// All that carry the label, but for those that are going already.
 async fn labelled<K: Object>(api: &Api<K>) -> anyhow::Result<Vec<K>> {
     let chosen = ListParams::default().labels(&format!("{LABEL}={LABEL_VALUE}"));
     let list = api.list(&chosen).await;
     let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
-    Ok(list.items)
+    let mut found = list.items;
+    found.retain(|object| object.meta().deletion_timestamp.is_none());
+    Ok(found)
 }
 
 async fn create_all<K: Object>(api: &Api<K>, objects: Vec<K>) -> anyhow::Result<()> {

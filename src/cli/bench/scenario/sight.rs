@@ -264,7 +264,7 @@ mod tests {
     const WELL: Behaviour = Behaviour::well(Latency::NONE);
 
     /// Two servers of the start, of which the second may be awaited less, and one that comes later.
-    fn seen(second_is_well: bool) -> (Fleet, Seen) {
+    fn watched(second_is_well: bool) -> (Fleet, Seen) {
         let fleet = Fleet::start(&Spec {
             servers: vec![WELL; 3],
             size: Size { versions: 1, resources: 2 },
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn complete_is_what_has_all_resources_of_all_versions() {
-        let (fleet, mut seen) = seen(true);
+        let (fleet, mut seen) = watched(true);
         let other = json!({ "metadata": { "name": "apps" }, "versions": [] });
         look(&fleet, &mut seen, &[other, group(0, "Current", &["a", "b"])]);
         assert!(seen.named.is_none());
@@ -318,14 +318,14 @@ mod tests {
 
     #[test]
     fn a_server_with_a_fault_is_not_awaited_by_those_who_are_well() {
-        let (fleet, mut seen) = seen(false);
+        let (fleet, mut seen) = watched(false);
         look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
         assert!(seen.complete_well.is_some() && seen.complete.is_none());
     }
 
     #[test]
     fn current_while_its_server_is_down_is_held_also_when_the_document_stays() {
-        let (fleet, mut seen) = seen(true);
+        let (fleet, mut seen) = watched(true);
         look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
         fleet.servers()[0].behave(WELL.with(Fault::Hang));
         seen.look(Sight { at: Instant::now(), late_at_most: Duration::ZERO }, None, &fleet);
@@ -338,23 +338,23 @@ mod tests {
 
     #[test]
     fn changes_and_the_server_that_comes_later_are_seen_once() {
-        let (fleet, mut seen) = seen(true);
+        let (fleet, mut seen) = watched(true);
         let start = group(0, "Current", &["a", "b"]);
-        let changed = group(0, "Current", &["changes-2", "a", "b"]);
+        let second = group(0, "Current", &["changes-2", "a", "b"]);
         let later = group(2, "Current", &["a", "b"]);
         look(&fleet, &mut seen, std::slice::from_ref(&start));
         assert!(seen.removed.is_none());
-        look(&fleet, &mut seen, &[changed.clone(), later]);
+        look(&fleet, &mut seen, &[second.clone(), later]);
         assert!(seen.added.is_some() && seen.removed.is_none());
-        look(&fleet, &mut seen, &[changed]);
+        look(&fleet, &mut seen, &[second]);
         assert!(seen.removed.is_some());
-        let changes: Vec<u64> = seen.changes[&0].iter().map(|(number, _)| *number).collect();
-        assert_eq!(changes, [2]);
+        let numbers: Vec<u64> = seen.changes[&0].iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [2]);
     }
 
     #[test]
     fn a_document_that_cannot_be_read_is_a_failure_and_changes_nothing() {
-        let (fleet, mut seen) = seen(true);
+        let (fleet, mut seen) = watched(true);
         look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
         let sight = Sight { at: Instant::now(), late_at_most: Duration::ZERO };
         seen.look(sight, Some(Document::parse(b"{\"items\":[")), &fleet);
