@@ -4,6 +4,7 @@
 //! document first, each version's own where there is none. Then each version's own all the same, for
 //! what only that says (`storageVersionHash`); without it the rest is shown.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CA
 const VERSIONS_AT_A_TIME: usize = 16;
 /// Bytes of all answers that are being read at a time.
 const READING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of an answer that is read where it comes in.
+const IN_PLACE_BYTES_MAX: usize = 128 * 1024;
 /// Bytes of one version's list as it is served.
 const VERSION_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// In what steps that budget is taken, in bytes.
@@ -133,17 +136,14 @@ impl Fetcher {
         document: Document<'_>,
         deadline: Instant,
     ) -> Result<Answer, Fault> {
-        let mut found = parse::aggregated(&document.body)
-            .map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?;
         let mut etag = document.head.headers.get(ETAG).cloned();
+        let (body, asked) = (document.body.clone(), wanted.to_vec());
+        let found = off_thread(body.len(), move || read_aggregated(&body, &asked)).await?;
         drop(document);
         let mut versions = Vec::with_capacity(wanted.len());
-        for wanted in wanted {
-            let place = found.iter().position(|found| {
-                *found.group == *wanted.group && *found.version == *wanted.version
-            });
-            versions.push(match place {
-                Some(at) => learnt_of_aggregated(wanted, &found.swap_remove(at).resources),
+        for (wanted, found) in wanted.iter().zip(found) {
+            versions.push(match found {
+                Some(learnt) => learnt,
                 // Upstream shows such a version as Current and empty, which defeats kubectl's cache.
                 None => {
                     // Nor could a 304 tell anything about it.
@@ -184,21 +184,16 @@ impl Fetcher {
         wanted: &GroupVersion,
         deadline: Instant,
     ) -> Result<Learnt, Fault> {
-        let GroupVersion { group, version } = wanted;
-        let path = wanted.path();
-        let invalid = |text: String| Fault::new(Hop::InvalidDiscovery, format!("{path}: {text}"));
-        let target: PathAndQuery = path.parse().map_err(|_error| invalid("no path".to_owned()))?;
+        let invalid = |_error| Fault::new(Hop::InvalidDiscovery, "its name makes no path");
+        let target: PathAndQuery = wanted.path().parse().map_err(invalid)?;
         let accept = HeaderValue::from_static("application/json");
         let limits = (LEGACY_BYTES_MAX, deadline);
         let document = self.get(backend, &target, accept, None, limits).await?;
         if document.head.status != StatusCode::OK {
             return Err(status_fault(&target, document.head.status));
         }
-        let list = parse::legacy(&document.body, group, version)
-            .map_err(|error| invalid(error.to_string()))?;
-        let resources =
-            convert::to_aggregated(&list).map_err(|error| invalid(error.to_string()))?;
-        Ok(Learnt { resources: json(&resources)?, legacy: legacy_document(wanted, &list)? })
+        let (body, asked) = (document.body.clone(), wanted.clone());
+        off_thread(body.len(), move || read_legacy(&body, &asked)).await
     }
 
     /// One document, whole, with at most so many bytes and before its deadline.
@@ -278,6 +273,44 @@ impl GroupVersion {
             format!("/apis/{group}/{version}")
         }
     }
+}
+
+/// What an aggregated document says of each version, in their order; nothing of one that is not in it.
+fn read_aggregated(
+    body: &[u8],
+    wanted: &[GroupVersion],
+) -> Result<Vec<Option<Result<Learnt, Fault>>>, Fault> {
+    let found = parse::aggregated(body)
+        .map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?;
+    let found: HashMap<(&str, &str), &[Resource]> =
+        found.iter().map(|found| ((&*found.group, &*found.version), &*found.resources)).collect();
+    let versions = wanted.iter().map(|wanted| {
+        let resources = found.get(&(&*wanted.group, &*wanted.version))?;
+        Some(learnt_of_aggregated(wanted, resources))
+    });
+    Ok(versions.collect())
+}
+
+/// What a version's own document says of it.
+fn read_legacy(body: &[u8], wanted: &GroupVersion) -> Result<Learnt, Fault> {
+    let invalid = |error: &dyn std::fmt::Display| {
+        Fault::new(Hop::InvalidDiscovery, format!("{}: {error}", wanted.path()))
+    };
+    let list = parse::legacy(body, &wanted.group, &wanted.version).map_err(|e| invalid(&e))?;
+    let resources = convert::to_aggregated(&list).map_err(|e| invalid(&e))?;
+    Ok(Learnt { resources: json(&resources)?, legacy: legacy_document(wanted, &list)? })
+}
+
+/// Reads what is long on another thread, so that the loop goes on meanwhile.
+async fn off_thread<T: Send + 'static>(
+    bytes: usize,
+    read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    if bytes <= IN_PLACE_BYTES_MAX {
+        return read();
+    }
+    let reading = tokio::task::spawn_blocking(read).await;
+    reading.map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?
 }
 
 fn request_headers(accept: &HeaderValue, etag: Option<&HeaderValue>) -> HeaderMap {

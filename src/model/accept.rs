@@ -334,6 +334,39 @@ mod tests {
         check("application/json", Offer::Discovery, Some((Media::Json, Form::Object)));
     }
 
+    /// `TestAggregationEnabled` and the table of `discovery-openapi.md` §2.1.
+    #[test]
+    fn discovery_documents_come_in_protobuf_too_and_impossible_clauses_do_not_count() {
+        let plain = |media| Some((media, Form::Object));
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        let aggregated = DISCOVERY_PROTOBUF;
+        check(protobuf, Offer::Discovery, plain(Media::Protobuf));
+        check(protobuf, Offer::LegacyDiscovery, plain(Media::Protobuf));
+        check(protobuf, Offer::Plain, None);
+        check(aggregated, Offer::Discovery, Some((Media::Protobuf, Form::Discovery)));
+        check(aggregated, Offer::LegacyDiscovery, None);
+        check("", Offer::Discovery, plain(Media::Json));
+        check("application/json;foo=bar", Offer::Discovery, plain(Media::Json));
+        let with = |parameter: &str| format!("{DISCOVERY_JSON};{parameter}");
+        let json = Some((Media::Json, Form::Discovery));
+        for parameter in ["profile=nopeer", "profile=foo", "foo=bar", "sv=", "stream=watch"] {
+            check(&with(parameter), Offer::Discovery, json);
+        }
+        for parameter in ["sv=v1", "stream=other"] {
+            check(&with(parameter), Offer::Discovery, None);
+            let other = format!("{},application/yaml", with(parameter));
+            check(&other, Offer::Discovery, plain(Media::Yaml));
+        }
+        for part in ["g=apidiscovery.k8s.io;v=v2", "v=v2;as=APIGroupDiscoveryList"] {
+            check(&format!("application/json;{part}"), Offer::Discovery, None);
+        }
+        let text = |offer| not_acceptable(offer).message();
+        assert!(
+            text(Offer::LegacyDiscovery).ends_with("yaml, application/vnd.kubernetes.protobuf")
+        );
+        assert!(text(Offer::Objects).ends_with(": application/json, application/yaml"));
+    }
+
     #[test]
     fn people_and_those_who_ask_get_indented_json() {
         let pretty = |query: &str, agent: &str, accept: &str| {

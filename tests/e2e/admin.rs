@@ -143,6 +143,7 @@ async fn the_index_lists_the_paths_of_apis_and_pages_in_order() {
         "/readyz",
         "/readyz/log",
         "/readyz/ping",
+        "/readyz/poststarthook/apiservice-discovery-controller",
         "/readyz/poststarthook/manifests",
         "/readyz/shutdown",
         "/version",

@@ -51,7 +51,8 @@ async fn the_legacy_core_is_there_only_with_its_apiservice() {
         .replace("group: core.example.com", "group: \"\"");
     rig.write("legacy.yaml", &core);
     rig.await_status("/api", 200).await;
-    for target in ["/api", "/api/v1", "/api/v1/namespaces/default/pods?limit=1"] {
+    assert_eq!(client.get("/api").await.json()["versions"][0], "v1");
+    for target in ["/api/v1", "/api/v1/namespaces/default/pods?limit=1"] {
         assert_eq!(client.get(target).await.json()["target"], target);
     }
     assert_eq!(client.get("/apis//v1/pods").await.status, 404);
