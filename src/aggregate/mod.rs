@@ -90,6 +90,8 @@ impl Documents {
                 .map_err(|_none| Rejection::PathNotFound)?,
             Named::Group(name) => match published.group(name) {
                 Some(ready) => ready,
+                // Left out.
+                None if published.knows(name) => return Err(Rejection::PathNotFound),
                 None => {
                     // Registered, and not published yet.
                     let group = table.group(name).ok_or(Rejection::PathNotFound)?;
