@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod discovery_backend;
 mod http1_client;
 mod http2_client;
 mod pki;
@@ -22,6 +23,9 @@ mod switch_backend;
 mod access_log;
 mod admin;
 mod deadlines;
+mod discovery;
+mod discovery_failing;
+mod discovery_start;
 mod documents;
 mod ending;
 mod faults;
