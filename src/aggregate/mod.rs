@@ -88,17 +88,19 @@ impl Documents {
             Named::OwnResources => published
                 .resources(OWN_GROUP, OWN_VERSION)
                 .map_err(|_none| Rejection::PathNotFound)?,
-            Named::Group(name) => match published.group(name) {
-                Some(ready) => ready,
-                // Left out.
-                None if published.knows(name) => return Err(Rejection::PathNotFound),
-                None => {
+            Named::Group(name) => {
+                if let Some(ready) = published.group(name) {
+                    ready
+                } else if published.knows(name) {
+                    // Each of its versions is left out.
+                    return Err(Rejection::PathNotFound);
+                } else {
                     // Registered, and not published yet.
                     let group = table.group(name).ok_or(Rejection::PathNotFound)?;
                     behind = Document::of_json(api_group(group).into());
                     &behind
                 }
-            },
+            }
         };
         ready.respond(asked.headers, negotiated, &self.background).await
     }

@@ -141,7 +141,7 @@ refuses() {
 
 # --- the programs ------------------------------------------------------------------------------------------------------
 
-# find_tool NAME   sets the variable NAME to the program's path
+# find_tool NAME   sets the variable NAME (with _ for -) to the program's path
 find_tool() {
   local status=0 path
   path=$("$root/tests/real/tools.sh" "$1") || status=$?
@@ -153,7 +153,7 @@ find_tool() {
     fail "$1 is there" "tests/real/tools.sh $1 ended with status $status; its reason is above"
     finish
   fi
-  printf -v "$1" %s "$path"
+  printf -v "${1//-/_}" %s "$path"
   echo "$1: $path"
 }
 
@@ -181,14 +181,20 @@ start_backend() {
   echo "$token,browser,u-browser,\"system:masters\"" >"$work/tokens.csv"
 }
 
-# start_portico [FLAG...]   sets `server`, its URL
+# start_portico [FLAG...]   sets `server`, its URL, and waits for the backend of streams/
 start_portico() {
+  launch_portico "$@"
+  await "portico serves the backend's API" "$start_limit_secs" ask -f "$server$api_path/namespaces/default/pods/echo" || finish
+}
+
+# launch_portico [FLAG...]   with the manifests in $manifests (default: $work/manifests); sets `server`, its URL
+launch_portico() {
   # Port 0 takes a free one, which the log says; an earlier one's log must not.
   : >"$work/portico.stderr"
   "$portico" run --bind-address 127.0.0.1 --secure-port 0 --cert-dir "$work/made" \
     --tls-cert-file "$certs/portico.crt" --tls-private-key-file "$certs/portico.key" --client-ca-file "$certs/client-ca.crt" \
     --proxy-client-cert-file "$certs/front-proxy.crt" --proxy-client-key-file "$certs/front-proxy.key" \
-    --token-auth-file "$work/tokens.csv" --manifests "$work/manifests" "$@" </dev/null >"$work/portico.stderr" 2>&1 &
+    --token-auth-file "$work/tokens.csv" --manifests "${manifests:-$work/manifests}" "$@" </dev/null >"$work/portico.stderr" 2>&1 &
   pids[portico]=$!
   await "portico starts" "$start_limit_secs" says_its_port || finish
   if ! is_running portico; then
@@ -196,7 +202,6 @@ start_portico() {
     finish
   fi
   server=https://127.0.0.1:$(portico_port)
-  await "portico serves the backend's API" "$start_limit_secs" ask -f "$server$api_path/namespaces/default/pods/echo" || finish
 }
 
 # From the line that says where it serves; without colours.

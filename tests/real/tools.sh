@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # tests/real/tools.sh TOOL...   prints the path of each tool's binary, building it when it is not in the cache.
 #
-# The tools are the real programs portico is tested with, built from their published Go modules, and `streams`, whose source
-# is here. Each has a folder of its own (TOOL/go.mod pins it, TOOL/go.sum proves it), because the requirements of Kubernetes,
+# The tools are the real programs portico is tested with, built from their published Go modules, and `streams` and `discovery`,
+# whose source is here. Each has a folder of its own (TOOL/go.mod pins it, TOOL/go.sum proves it), because the requirements of Kubernetes,
 # etcd and others clash in one module. To add one: make its folder and a line in `describe`.
 #
 # KUBEBUILDER_ASSETS  a folder with ready-made binaries, which are preferred
@@ -21,9 +21,11 @@ describe() {
   ldflags="-s -w"
   case $1 in
     kubectl) module=k8s.io/kubernetes package=k8s.io/kubernetes/cmd/kubectl ;;
-    streams) module='' package=. ;;
+    kube-apiserver) module=k8s.io/kubernetes package=k8s.io/kubernetes/cmd/kube-apiserver ;;
+    etcd) module=go.etcd.io/etcd/server/v3 package=go.etcd.io/etcd/server/v3 ;;
+    streams | discovery) module='' package=. ;;
     *)
-      say "unknown tool '$1' (known: kubectl, streams)"
+      say "unknown tool '$1' (known: kubectl, kube-apiserver, etcd, streams, discovery)"
       return 2
       ;;
   esac

@@ -14,8 +14,11 @@ import (
 	"time"
 )
 
-// The names that portico asks for: the Service's, as in the manifests that tests/real/parts.sh writes.
-const backendName = "streams.default.svc"
+// The names that portico asks for: the Services', as in the manifests that tests/real/parts.sh and discovery/fleet.go write.
+const (
+	backendName = "streams.default.svc"
+	fleetNames  = "*.default.svc"
+)
 
 const validFor = 24 * time.Hour
 
@@ -25,7 +28,8 @@ type authority struct {
 }
 
 // makeCertificates lays down in dir, as NAME.crt and NAME.key: an authority each for servers, clients and front proxies, and
-// what they sign: portico's and the backend's serving certificates, an admin's and somebody's, and portico's own as a front proxy.
+// what they sign: portico's and the backends' serving certificates, an admin's and somebody's, portico's own as a front proxy, and a
+// key for the tokens of service accounts, without which no kube-apiserver starts.
 func makeCertificates(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -50,6 +54,8 @@ func makeCertificates(dir string) error {
 	}{
 		{servers, "portico", x509.Certificate{DNSNames: []string{"localhost"}, IPAddresses: local}},
 		{servers, "backend", x509.Certificate{DNSNames: []string{backendName, "localhost"}, IPAddresses: local}},
+		{servers, "fleet", x509.Certificate{DNSNames: []string{fleetNames}}},
+		{servers, "service-accounts", x509.Certificate{}},
 		{clients, "admin", x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}}},
 		// Masters are let in where others are told to come later, hence one who is none.
 		{clients, "somebody", x509.Certificate{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"testers"}}}},
