@@ -267,11 +267,15 @@ impl Asking {
     }
 }
 
+/// The result for metrics; a version that could not be had makes it a failure.
 fn result_word(answer: &Result<Answer, Fault>) -> &'static str {
     match answer {
         Ok(Answer::NotModified) => "not_modified",
-        Ok(Answer::Versions { from_legacy: true, .. }) => "legacy",
-        Ok(Answer::Versions { .. }) => "aggregated",
+        Ok(Answer::Versions { versions, from_legacy, .. }) => {
+            let failed = versions.iter().find_map(|learnt| learnt.as_ref().err());
+            let good = if *from_legacy { "legacy" } else { "aggregated" };
+            failed.map_or(good, |fault| fault.hop.word())
+        }
         Err(fault) => fault.hop.word(),
     }
 }

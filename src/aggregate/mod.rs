@@ -91,6 +91,9 @@ impl Documents {
             Named::Group(name) => {
                 if let Some(ready) = published.group(name) {
                     ready
+                } else if published.knows(name) {
+                    // Each of its versions is left out.
+                    return Err(Rejection::PathNotFound);
                 } else {
                     // Registered, and not published yet.
                     let group = table.group(name).ok_or(Rejection::PathNotFound)?;

@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod discovery_backend;
 mod http1_client;
 mod http2_client;
 mod pki;
@@ -24,6 +25,9 @@ mod admin;
 mod bench;
 mod bench_fleet;
 mod deadlines;
+mod discovery;
+mod discovery_failing;
+mod discovery_start;
 mod documents;
 mod ending;
 mod faults;

@@ -321,6 +321,11 @@ impl Published {
         self.groups.get(group)?.group.as_deref()
     }
 
+    /// True for a group that may be published, whether or not one of its versions is listed.
+    pub fn knows(&self, group: &str) -> bool {
+        self.groups.get(group).is_some()
+    }
+
     /// `/apis/<group>/<version>`, or `/api/<version>` for the empty group; else why there is none, if
     /// that is known.
     pub fn resources(&self, group: &str, version: &str) -> Result<&Document, Option<&Fault>> {

@@ -25,7 +25,7 @@ pub(super) struct Asked {
     pub(super) versions: BTreeMap<GroupVersion, Version>,
     pub(super) etag: Option<HeaderValue>,
     pub(super) failures: u32,
-    /// When it is to be asked; none while an answer is waited for.
+    /// When it is to be asked; none while an answer is waited for that counts.
     pub(super) due: Option<Instant>,
     /// When it was asked last.
     pub(super) begun: Option<Instant>,

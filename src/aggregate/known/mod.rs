@@ -239,7 +239,11 @@ impl Known {
         asked.failures = 0;
         let at = now.instant + self.schedule.settle;
         match asked.waiting {
-            Some((begun, _)) if now.instant - begun < YOUNG => asked.again = Some(at),
+            Some((begun, _)) if now.instant - begun < YOUNG => {
+                asked.again = Some(at);
+                // Without an answer till then it went to the old place.
+                self.schedule(key, at.max(begun + YOUNG));
+            }
             _ => {
                 asked.waiting = None;
                 self.schedule(key, at);
@@ -292,7 +296,7 @@ impl Known {
             self.due.pop_first();
             let Some(asked) = self.asked.get_mut(&key) else { continue };
             self.questions += 1;
-            asked.due = None;
+            (asked.due, asked.again) = (None, None);
             asked.begun = Some(now.instant);
             asked.waiting = Some((now.instant, self.questions));
             questions.push(Question {

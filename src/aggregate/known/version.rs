@@ -56,6 +56,7 @@ impl Version {
             Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
             None => (None, None, None),
         };
+        let legacy = legacy.map(|document| [&document[..], b"\n"].concat().into());
         let legacy_is_own = legacy.is_some();
         let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
         let legacy = legacy.or_else(converted);
@@ -125,7 +126,9 @@ impl Version {
 
     pub(super) fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
         let (fetched, resources) = (self.fetched?, resources?.clone());
-        let own = self.legacy.clone().filter(|_| self.legacy_is_own);
+        let own = self.legacy.as_ref().filter(|_| self.legacy_is_own);
+        // Kept without the newline that it is served with.
+        let own = own.map(|document| document.slice_ref(document.trim_ascii_end()));
         Some(Record::new(backend.spec(), fetched, resources, own))
     }
 }

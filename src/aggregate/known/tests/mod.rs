@@ -300,6 +300,22 @@ fn a_young_question_is_not_given_up_but_asked_again() {
     assert_eq!(world.shown(), ["v1 Current a"]);
     world.learn("b", 110);
     assert_eq!(world.shown(), ["v1 Current b"]);
+    world.check_nobody_asked_until(54_000);
+}
+
+#[test]
+fn a_young_question_that_is_not_answered_went_to_the_old_place_and_is_given_up() {
+    let mut world = World::new();
+    world.register("v1", "one", stale(), 0);
+    let young = world.question(0);
+    world.doubt("v1", Doubt::Moved, 10);
+    world.check_nobody_asked_until(99);
+    let new = world.question(100);
+    world.known.answered(&young, Ok(answer(&young, None, "old")), world.at(101));
+    assert_eq!(world.shown(), ["v1 Stale "]);
+    world.known.answered(&new, Ok(answer(&new, None, "new")), world.at(102));
+    assert_eq!(world.shown(), ["v1 Current new"]);
+    world.check_nobody_asked_until(54_000);
 }
 
 #[test]

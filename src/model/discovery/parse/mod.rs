@@ -164,10 +164,15 @@ pub fn aggregated(body: &[u8]) -> Result<Vec<Found>, ParseError> {
 /// Reads the legacy document of one version, in its order.
 ///
 /// Kind, version and `groupVersion` may be missing, but not wrong: a server that answers every path
-/// with the same document must not get its resources listed under each.
+/// with the same document must not get its resources listed under each. A document that says none
+/// of them and has no resources is any answer of a server that knows no discovery, not an empty list.
 pub fn legacy(body: &[u8], group: &str, version: &str) -> Result<Vec<ApiResource>, ParseError> {
     let list: LegacyList = read(body, LEGACY_BYTES_MAX)?;
     check_kind([&list.kind, &list.api_version], LEGACY_KIND)?;
+    if list.kind.is_empty() && list.group_version.is_empty() && list.resources.is_empty() {
+        let found = "document without kind and resources".to_owned();
+        return Err(ParseError::WrongKind { found, expected: LEGACY_KIND.join(" of ") });
+    }
     let expected = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     if !list.group_version.is_empty() && list.group_version != expected {
         return Err(ParseError::WrongVersion { found: cited(&list.group_version), expected });

@@ -78,7 +78,9 @@ fn what_is_missing_null_or_unknown_is_no_fault() {
         "resource":"a","responseKind":null,"scope":null,"singularResource":null,"verbs":null,
         "shortNames":null,"categories":null,"subresources":null,"new":1}]}]}]}"#;
     assert_eq!(found(full), ["g/v1: ", "g/v2: a"]);
-    let none = br#"{"groupVersion":null,"resources":null}"#;
+    let none = br#"{"kind":null,"groupVersion":"g/v1","resources":null}"#;
+    assert_eq!(legacy(none, "g", "v1").unwrap(), []);
+    let none = br#"{"kind":"APIResourceList","groupVersion":null,"resources":null}"#;
     assert_eq!(legacy(none, "g", "v1").unwrap(), []);
 }
 
@@ -109,6 +111,12 @@ fn what_is_not_the_document_is_refused_with_its_cause() {
         legacy(br#"{"kind":"Status","apiVersion":"v1","status":"Failure"}"#, "g", "v1"),
         "the document is a Status of v1, not a APIResourceList of v1",
     );
+    for any in [&b"{}"[..], br#"{"resources":[]}"#, br#"{"message":"hello"}"#] {
+        refused(
+            legacy(any, "g", "v1"),
+            "the document is a document without kind and resources, not a APIResourceList of v1",
+        );
+    }
 }
 
 #[test]
@@ -178,7 +186,8 @@ fn documents_at_the_limits_are_read_and_past_them_refused() {
     let too_deep = "the document is nested more than 64 levels deep";
     refused(aggregated(depth(DEPTH_MAX + 1).as_bytes()), too_deep);
     refused(aggregated("[".repeat(1 << 20).as_bytes()), too_deep);
-    let spaces = |bytes: usize| format!("{{{}}}", " ".repeat(bytes - 2));
+    let spaces =
+        |bytes: usize| format!("{{\"kind\":\"APIResourceList\"{}}}", " ".repeat(bytes - 26));
     assert_eq!(legacy(spaces(LEGACY_BYTES_MAX).as_bytes(), "g", "v1"), Ok(vec![]));
     refused(
         legacy(spaces(LEGACY_BYTES_MAX + 1).as_bytes(), "g", "v1"),
