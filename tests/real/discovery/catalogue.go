@@ -166,7 +166,7 @@ func oddAggregated(name string, priority int) api {
 		{"scope":"Cluster","resource":"backwards","unknown":{"deep":[1,2,{"x":null}]},"verbs":["list","get"],"singularResource":"backward","responseKind":{"kind":"Backwards","version":"v1","group":%q}},
 		{"resource":"verbless","responseKind":{"group":"","version":"","kind":"Verbless"},"scope":"Namespaced","singularResource":"verbless","shortNames":null,"categories":[]},
 		{"resource":"noverbs","responseKind":{"group":"","version":"","kind":"NoVerbs"},"scope":"Namespaced","singularResource":"noverb","verbs":[]},
-		{"resource":"escaped","responseKind":{"group":"","version":"","kind":"A<B>&C"},"scope":"Namespaced","singularResource":"escaped","verbs":["get"],"categories":["\u2028","\u2029","<>&","\"\\/\u0001\u007f\t\n","ü€😀"]},
+		{"resource":"escaped","responseKind":{"group":"","version":"","kind":"A<B>&C"},"scope":"Namespaced","singularResource":"escaped","verbs":["get"],"categories":["\u2028","\u2029","<>&","\"\\/\u0001\t\n","ü€😀"]},
 		{"resource":"escaped","responseKind":{"group":"other.example.com","version":"v7","kind":"Twice"},"scope":"Cluster","singularResource":"escaped","verbs":["list"],"shortNames":["z","a"]},
 		{"resource":"accepting","responseKind":{"kind":"Accepting"},"scope":"Namespaced","singularResource":"accepting","verbs":["get"],
 			"subresources":[{"subresource":"bind","responseKind":null,"acceptedTypes":[{"group":"","version":"v1","kind":"Binding"}],"verbs":["create"]},{"subresource":"verbless","responseKind":{"kind":"None"}}]}
