@@ -88,15 +88,16 @@ impl Documents {
             Named::OwnResources => published
                 .resources(OWN_GROUP, OWN_VERSION)
                 .map_err(|_none| Rejection::PathNotFound)?,
-            Named::Group(name) => match published.group(name) {
-                Some(ready) => ready,
-                None => {
+            Named::Group(name) => {
+                if let Some(ready) = published.group(name) {
+                    ready
+                } else {
                     // Registered, and not published yet.
                     let group = table.group(name).ok_or(Rejection::PathNotFound)?;
                     behind = Document::of_json(api_group(group).into());
                     &behind
                 }
-            },
+            }
         };
         ready.respond(asked.headers, negotiated, &self.background).await
     }

@@ -138,12 +138,11 @@ pub(super) fn indented(json: &[u8]) -> Vec<u8> {
         match byte {
             b'{' | b'[' => {
                 out.push(byte);
-                match bytes.next_if(|next| matches!(next, b'}' | b']')) {
-                    Some(end) => out.push(end),
-                    None => {
-                        depth += 1;
-                        line(&mut out, depth);
-                    }
+                if let Some(end) = bytes.next_if(|next| matches!(next, b'}' | b']')) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut out, depth);
                 }
             }
             b'}' | b']' => {

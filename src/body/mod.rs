@@ -105,7 +105,7 @@ enum Source {
 
 /// Ready pieces that many readers share, and how far one of them has come.
 struct Parts {
-    parts: Arc<[Bytes]>,
+    all: Arc<[Bytes]>,
     next: usize,
     /// Bytes that are still to come.
     left: u64,
@@ -113,7 +113,7 @@ struct Parts {
 
 impl Parts {
     fn next(&mut self) -> Option<Bytes> {
-        let part = self.parts.get(self.next)?.clone();
+        let part = self.all.get(self.next)?.clone();
         self.next += 1;
         self.left -= part.len() as u64;
         Some(part)
@@ -172,7 +172,7 @@ impl Body {
         if left == 0 {
             Self::empty()
         } else {
-            Self::new(Source::Parts(Parts { parts, next: 0, left }))
+            Self::new(Source::Parts(Parts { all: parts, next: 0, left }))
         }
     }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+pub mod bench;
 pub mod demo;
 mod log;
 pub mod pages;
@@ -35,6 +36,8 @@ enum Command {
     /// Serve two toy extension API servers, with a tour to paste; needs no configuration.
     #[command(args_override_self = true)]
     Demo(demo::Flags),
+    /// Measure an aggregator: portico, kube-apiserver, any server of the same APIs.
+    Bench(bench::Flags),
     /// Print the script that completes portico's commands and flags in a shell.
     ///
     /// For bash: `source <(portico completion bash)`, or its output in a file
@@ -45,7 +48,8 @@ enum Command {
     },
     /// Print a manual page.
     ///
-    /// `portico man run | man -l -` shows that of `portico run`.
+    /// `portico man run | man -l -` shows that of `portico run`, and `portico man bench-discovery`
+    /// prints that of `portico bench discovery`.
     Man {
         /// The command whose page it is; portico itself when not given.
         #[arg(conflicts_with = "dir")]
@@ -72,15 +76,17 @@ pub fn main() -> ExitCode {
         match line.command {
             Command::Run(flags) => run(&flags, &matches).await,
             Command::Demo(flags) => demo::run(&flags).await,
+            Command::Bench(flags) => return bench::run(&flags).await,
             Command::Completion { shell } => print(&reference::completion(shell)),
             Command::Man { command, dir: None } => {
                 print(&reference::manual_page(command.as_deref())?)
             }
             Command::Man { dir: Some(directory), .. } => reference::write_manual(&directory),
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failed(&error),
     }
 }
@@ -143,19 +149,21 @@ impl Signals {
         }
     }
 
+    /// A second signal, when the first has just come.
+    async fn next_after_the_first(&mut self) {
+        // Some send one signal twice, to the process and to its group.
+        tokio::time::sleep(SAME_SIGNAL_MAX).await;
+        while self.next().now_or_never().is_some() {}
+        self.next().await;
+    }
+
     /// The first signal begins the ending, a second one ends at once.
     async fn wait_and_stop(&mut self, running: Running) {
         self.next().await;
         tracing::info!("shutting down");
-        let second = async {
-            // Some send one signal twice, to the process and to its group.
-            tokio::time::sleep(SAME_SIGNAL_MAX).await;
-            while self.next().now_or_never().is_some() {}
-            self.next().await;
-        };
         tokio::select! {
             () = running.stop() => {}
-            () = second => tracing::warn!("second signal, ending at once"),
+            () = self.next_after_the_first() => tracing::warn!("second signal, ending at once"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod catalogue;
+pub mod connections;
 mod discovery;
 mod identity;
 mod input;
@@ -22,21 +23,16 @@ mod whoami;
 #[cfg(test)]
 mod tests;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::USER_AGENT;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
 use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -51,10 +47,6 @@ use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};
 use crate::runtime::tasks;
-
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait when no connection can be accepted, for instance for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which toy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +117,8 @@ pub async fn start(config: ToyConfig) -> std::io::Result<Toy> {
         allowed_names: config.requestheader_allowed_names,
         stopped: stopped.clone(),
     });
-    let accept = stopped.clone().run_until_cancelled_owned(accept(listener, server));
+    let accept = connections::accept(listener, move |stream| connection(stream, &server));
+    let accept = stopped.clone().run_until_cancelled_owned(accept);
     tasks::spawn("toy-accept", async move {
         accept.await;
     });
@@ -141,45 +134,22 @@ struct Server {
     stopped: CancellationToken,
 }
 
-async fn accept(listener: TcpListener, server: Arc<Server>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let stopped = server.stopped.clone();
-                let connection =
-                    stopped.run_until_cancelled_owned(connection(stream, Arc::clone(&server)));
-                tasks::spawn("toy-connection", async move {
-                    connection.await;
-                });
+fn connection(stream: TcpStream, server: &Arc<Server>) {
+    let (server, stopped) = (Arc::clone(server), server.stopped.clone());
+    let connection = stopped.run_until_cancelled_owned(async move {
+        let service = |certificates: Option<&[CertificateDer<'_>]>| {
+            let proxy = identity::believed(certificates, &server.allowed_names);
+            let server = Arc::clone(&server);
+            move |request| {
+                let (server, proxy) = (Arc::clone(&server), proxy.clone());
+                async move { handle(&server, proxy, request).await }
             }
-            Err(error) => {
-                tracing::warn!(%error, "toy cannot accept");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, server: Arc<Server>) {
-    // Small frames, as watches send them, shall not wait for each other.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "toy cannot set nodelay");
-    }
-    let stream = match timeout(HANDSHAKE_TIMEOUT, server.acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "toy handshake failed"),
-        Err(_) => return tracing::debug!("toy handshake timed out"),
-    };
-    let certificates = stream.get_ref().1.peer_certificates();
-    let proxy = identity::believed(certificates, &server.allowed_names);
-    let service = service_fn(move |request| {
-        let (server, proxy) = (Arc::clone(&server), proxy.clone());
-        async move { Ok::<_, Infallible>(handle(&server, proxy, request).await) }
+        };
+        connections::serve(stream, &server.acceptor, service).await;
     });
-    let http = auto::Builder::new(TokioExecutor::new());
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(error, "toy connection ended");
-    }
+    tasks::spawn("toy-connection", async move {
+        connection.await;
+    });
 }
 
 async fn handle(

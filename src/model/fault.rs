@@ -239,7 +239,7 @@ impl Hop {
             Self::Overloaded => format!("too many requests are waiting for {service}"),
             Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
             Self::InvalidDiscovery => {
-                format!("{service} answered its discovery with what cannot be read")
+                format!("the discovery of {service} cannot be read")
             }
             Self::DiscoveryNotFetched => format!("the resources of {service} are not known yet"),
         }

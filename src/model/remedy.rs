@@ -65,6 +65,18 @@ pub fn of_hop(hop: Hop) -> &'static str {
         Hop::InvalidUpgrade(_) => {
             "The backend does not know the protocol at this path; it should answer 101, or an error."
         }
+        Hop::WrongUpgrade => "The backend breaks the protocol; see what stands between.",
+        Hop::Overloaded => {
+            "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
+        }
+        Hop::DiscoveryRefused | Hop::InvalidDiscovery | Hop::DiscoveryNotFetched => {
+            of_discovery(hop)
+        }
+    }
+}
+
+fn of_discovery(hop: Hop) -> &'static str {
+    match hop {
         Hop::DiscoveryRefused => {
             "See the backend's own log: it answers `/apis` and `/apis/<group>/<version>` with an \
              error. 403: it refuses `system:kube-aggregator` of `system:masters`."
@@ -73,11 +85,7 @@ pub fn of_hop(hop: Hop) -> &'static str {
             "The log line says what is wrong with the backend's `/apis` or \
              `/apis/<group>/<version>`."
         }
-        Hop::WrongUpgrade => "The backend breaks the protocol; see what stands between.",
-        Hop::Overloaded => {
-            "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
-        }
-        Hop::DiscoveryNotFetched => {
+        _ => {
             "The backend has not answered to discovery since it was registered: see its log and \
              portico's, which names what it was asked and what came back."
         }

@@ -245,14 +245,17 @@ fn resources_are_held_once() {
 
 type Key = (Source, u8, &'static str);
 
-fn changes() -> impl Strategy<Value = Vec<(Key, Option<(i32, i32, u16)>)>> {
+/// Both priorities, and what everything else follows from.
+type Account = (i32, i32, u16);
+
+fn changes() -> impl Strategy<Value = Vec<(Key, Option<Account>)>> {
     let source = prop::sample::select(vec![Source::Remote, Source::Builtin, Source::Crd]);
     let version = prop::sample::select(vec!["v1", "v2", "v1beta1"]);
     let account = (0..3i32, 0..3i32, 0..400u16);
     prop::collection::vec(((source, 0..30u8, version), prop::option::of(account)), 0..80)
 }
 
-fn apply(assembly: &mut Assembly, (source, group, version): Key, to: Option<(i32, i32, u16)>) {
+fn apply(assembly: &mut Assembly, (source, group, version): Key, to: Option<Account>) {
     let group: Arc<str> = if group == 0 { "".into() } else { format!("group{group}").into() };
     let Some((group_priority, version_priority, length)) = to else {
         return assembly.remove(source, &group, version);
@@ -274,7 +277,7 @@ proptest! {
     #[test]
     fn replicas_with_the_same_inputs_have_the_same_documents(changes in changes()) {
         let mut one = Assembly::new();
-        let mut state: BTreeMap<Key, (i32, i32, u16)> = BTreeMap::new();
+        let mut state: BTreeMap<Key, Account> = BTreeMap::new();
         for (at, (key, to)) in changes.into_iter().enumerate() {
             apply(&mut one, key, to);
             match to {

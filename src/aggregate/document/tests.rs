@@ -15,7 +15,8 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 /// A long document of three blocks.
 fn long(aggregated: bool) -> Document {
-    let names: String = (0..20_000).map(|at| format!("\"group{at}\",")).collect();
+    let names: Vec<String> = (0..20_000).map(|at| format!("\"group{at}\",")).collect();
+    let names = names.concat();
     let texts = ["{\"kind\":\"List\",\"items\":[", &names, "\"\"]}\n"];
     let blocks = texts.map(|text| Arc::new(Block::new(text.as_bytes())));
     Document::of_blocks(&blocks, aggregated)

@@ -36,7 +36,7 @@ impl Rig {
         let written = self.rope.update(&order, |name, out| {
             let begin = out.len();
             out.extend(name.bytes().cycle().take(self.groups[name]));
-            Ranges::from_iter([begin..out.len()])
+            std::iter::once(begin..out.len()).collect()
         });
         let groups = written.iter().map(|written| written.groups.len()).sum();
         let fresh = written.iter().filter(|written| !known.contains(&written.block.digest));
@@ -116,12 +116,14 @@ fn a_block_ends_at_its_largest_size() {
 fn ranges_are_of_the_block_that_they_came_with() {
     let mut rope: Rope<Arc<str>> = Rope::new(b"", b"");
     let order: BTreeSet<Arc<str>> = (0..100).map(|at| format!("group{at}").into()).collect();
-    order.iter().for_each(|name| rope.change(Arc::clone(name)));
+    for name in &order {
+        rope.change(Arc::clone(name));
+    }
     let write = |name: &Arc<str>, out: &mut Vec<u8>| {
         out.extend([b'-'; 5000]);
         let begin = out.len();
         out.extend(name.bytes());
-        Ranges::from_iter([begin..out.len()])
+        std::iter::once(begin..out.len()).collect()
     };
     let mut seen = 0;
     for Written { block, groups } in rope.update(&order, write) {

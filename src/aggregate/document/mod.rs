@@ -126,7 +126,7 @@ impl Document {
         if let Some(etag) = &self.etag
             && is_known(headers, etag)
         {
-            return Ok(self.not_modified(etag));
+            return Ok(not_modified(etag));
         }
         let form = Form::of(negotiated);
         let content = match form {
@@ -161,13 +161,6 @@ impl Document {
         if let Some(etag) = &self.etag {
             for_caches(headers, etag);
         }
-        answer
-    }
-
-    fn not_modified(&self, etag: &HeaderValue) -> Response<Body> {
-        let mut answer = Response::new(Body::empty());
-        *answer.status_mut() = StatusCode::NOT_MODIFIED;
-        for_caches(answer.headers_mut(), etag);
         answer
     }
 
@@ -219,7 +212,7 @@ impl Document {
             return make();
         }
         match background.run(make).await {
-            Ok(made) => made,
+            Ok(outcome) => outcome,
             Err(NotMade::Busy) => Err(Rejection::TooManyRequests),
             Err(NotMade::Failed(text)) => Err(Rejection::Internal(text)),
         }
@@ -272,6 +265,13 @@ impl Form {
         };
         Ok(made.into())
     }
+}
+
+fn not_modified(etag: &HeaderValue) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    for_caches(answer.headers_mut(), etag);
+    answer
 }
 
 /// An aggregated document's headers (`endpoints/discovery/aggregated/etag.go`).

@@ -3,6 +3,11 @@
 //! The effect without tasks: facts and the time come in, the assembly learns what is shown, and
 //! questions to be asked come out. The async part ([`super::Aggregator`]) only carries.
 
+mod asked;
+#[cfg(test)]
+mod tests;
+mod version;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +17,17 @@ use foldhash::fast::FixedState;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use self::asked::Asked;
+use self::version::Version;
 use super::assembly::{Assembly, Entry as ShownEntry, Published, Shown, Source};
-use super::fetch::{Answer, GroupVersion, Learnt, legacy_of_resources};
+use super::fetch::{Answer, GroupVersion, Learnt};
 use super::kept::Record;
 use crate::model::discovery::aggregated::Freshness;
-use crate::model::discovery::policy::{self, Policy, Showing};
+use crate::model::discovery::policy::Showing;
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::Fault;
-use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
-use crate::runtime::lifecycle::{Readiness, ReadyGuard};
+use crate::model::routing_table::{Entry, Route, RoutingTable};
+use crate::runtime::lifecycle::Readiness;
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::{Backend, Doubt, Upstream};
 
@@ -31,10 +38,6 @@ const DOUBT_INTERVAL: Duration = Duration::from_secs(5);
 /// A question that is younger than this is not given up when its server moves: it may have gone to
 /// the new place already.
 const YOUNG: Duration = Duration::from_millis(100);
-/// How often versions' own documents are asked for when the aggregated one does not change.
-const OWN_DOCUMENTS_INTERVAL: Duration = Duration::from_secs(600);
-/// How often what does not change is written to disk, for its age, in milliseconds.
-const KEEP_INTERVAL_MS: u64 = 600_000;
 /// Servers that readiness names; of more, the first that come to mind.
 const AWAITED_MAX: usize = 100;
 /// Under which name readiness lists them.
@@ -92,56 +95,6 @@ pub(super) struct Known {
     to_keep: BTreeMap<Arc<str>, Option<Record>>,
     keeps: bool,
     questions: u64,
-    changed: bool,
-}
-
-/// One server.
-#[derive(Debug)]
-struct Asked {
-    backend: Arc<Backend>,
-    versions: BTreeMap<GroupVersion, Version>,
-    etag: Option<HeaderValue>,
-    failures: u32,
-    /// When it is to be asked; none while an answer is waited for.
-    due: Option<Instant>,
-    /// When it was asked last.
-    begun: Option<Instant>,
-    /// The question whose answer is waited for: since when, and its number.
-    waiting: Option<(Instant, u64)>,
-    /// To be asked again after the answer that is waited for, not before this time.
-    again: Option<Instant>,
-    /// When the versions' own documents were asked for last.
-    own_documents: Option<Instant>,
-    has_answered: bool,
-    awaited: Option<ReadyGuard>,
-}
-
-/// One version that an APIService registers.
-#[derive(Debug)]
-struct Version {
-    name: Arc<str>,
-    group_priority: i32,
-    version_priority: i32,
-    policy: Policy,
-    /// The list of resources while it is not shown; else the assembly has it.
-    parked: Option<Bytes>,
-    legacy: Option<Bytes>,
-    /// True when `legacy` is what the server itself says.
-    legacy_is_own: bool,
-    /// True when the server is to be asked for its own document.
-    wants_own: bool,
-    /// When its list was known to be right, in Unix milliseconds; none when it never was.
-    fetched: Option<u64>,
-    /// When what is to be kept of it changed, and of which state that is kept already.
-    learnt_at: Option<u64>,
-    kept_at: Option<u64>,
-    failing: bool,
-    fault: Option<Fault>,
-    /// What the routing table says; when that changes, the server is worth asking.
-    table_fault: Option<Fault>,
-    held: Option<u64>,
-    showing: Option<Showing>,
-    /// To be shown anew.
     changed: bool,
 }
 
@@ -223,7 +176,14 @@ impl Known {
         let backend = &remote.backend.backend;
         let key = BackendKey::of(backend);
         let before = self.places.insert(wanted.clone(), key);
-        let known = before.and_then(|before| self.take_version(before, &wanted));
+        let known = match before {
+            // The server is not gone meanwhile, though this may be its only version.
+            Some(before) if before == key => {
+                self.asked.get_mut(&key).and_then(|asked| asked.versions.remove(&wanted))
+            }
+            Some(before) => self.take_version(before, &wanted),
+            None => None,
+        };
         let mut version =
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
@@ -360,6 +320,7 @@ impl Known {
             return Vec::new();
         }
         asked.awaited = None;
+        let from_legacy = matches!(answer, Ok(Answer::Versions { from_legacy: true, .. }));
         let failed = asked.take_in(question, answer, now.unix_ms, &self.assembly);
         asked.report(failed.as_ref());
         asked.failures = if failed.is_some() { asked.failures.saturating_add(1) } else { 0 };
@@ -367,7 +328,7 @@ impl Known {
         if let Some(again) = asked.again.take() {
             next = next.min(again.max(now.instant));
         }
-        let own = asked.own_documents(now.instant);
+        let own = asked.own_documents(now.instant, from_legacy);
         self.schedule(key, next);
         for version in &question.versions {
             self.show_if_changed(version, now);
@@ -528,182 +489,5 @@ impl Known {
     /// What is to be kept on disk since this was asked last, none for what is gone.
     pub(super) fn take_to_keep(&mut self) -> BTreeMap<Arc<str>, Option<Record>> {
         std::mem::take(&mut self.to_keep)
-    }
-}
-
-impl Asked {
-    fn new(backend: Arc<Backend>) -> Self {
-        Self {
-            backend,
-            versions: BTreeMap::new(),
-            etag: None,
-            failures: 0,
-            due: None,
-            begun: None,
-            waiting: None,
-            again: None,
-            own_documents: None,
-            has_answered: false,
-            awaited: None,
-        }
-    }
-
-    /// What its versions have; a fault if one of them is not known now.
-    fn take_in(
-        &mut self,
-        question: &Question,
-        answer: Result<Answer, Fault>,
-        unix_ms: u64,
-        assembly: &Assembly,
-    ) -> Option<Fault> {
-        self.has_answered = true;
-        let (etag, from_legacy, learnt) = match answer {
-            Ok(Answer::Versions { etag, from_legacy, versions }) => (etag, from_legacy, versions),
-            Ok(Answer::NotModified) => {
-                self.versions.values_mut().for_each(|version| version.confirm(unix_ms));
-                return None;
-            }
-            Err(fault) => {
-                self.versions.values_mut().for_each(|version| version.fail(&fault));
-                return Some(fault);
-            }
-        };
-        let mut failed = None;
-        for (wanted, learnt) in question.versions.iter().zip(learnt) {
-            let Some(version) = self.versions.get_mut(wanted) else { continue };
-            match learnt {
-                Ok(learnt) => {
-                    let shown =
-                        || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
-                    version.learn(learnt, from_legacy, shown, unix_ms);
-                }
-                Err(fault) => {
-                    version.fail(&fault);
-                    failed = Some(fault);
-                }
-            }
-        }
-        // One that came or went while it was asked, or that failed, is not in the document.
-        let complete = failed.is_none() && self.versions.keys().eq(&question.versions);
-        self.etag = etag.filter(|_| complete);
-        failed
-    }
-
-    /// Says when it begins to fail, and when it is well again.
-    fn report(&self, failed: Option<&Fault>) {
-        let service = &self.backend.spec().service;
-        let apiservice = self.versions.values().next().map(|version| &*version.name);
-        match failed {
-            Some(fault) if self.failures == 0 => tracing::warn!(
-                %service, apiservice, apiservices = self.versions.len(),
-                cause = fault.hop.word(), detail = %fault.detail,
-                "discovery failed, what is known is shown as stale"
-            ),
-            None if self.failures > 0 => {
-                tracing::info!(%service, apiservice, "discovery works again");
-            }
-            _ => {}
-        }
-    }
-
-    /// The versions whose own documents are to be asked for now.
-    fn own_documents(&mut self, now: Instant) -> Vec<GroupVersion> {
-        let lapsed = self.own_documents.is_none_or(|at| now - at >= OWN_DOCUMENTS_INTERVAL);
-        let well = self.versions.iter().filter(|(_, version)| !version.failing);
-        let wanted: Vec<GroupVersion> = well
-            .filter(|(_, version)| !version.policy.legacy_from_backend)
-            .filter(|(_, version)| lapsed || version.wants_own)
-            .map(|(wanted, _)| wanted.clone())
-            .collect();
-        if lapsed {
-            self.own_documents = Some(now);
-        }
-        for version in self.versions.values_mut() {
-            version.wants_own = false;
-        }
-        wanted
-    }
-}
-
-impl Version {
-    /// A version that is new here, with what was kept of it if it is from the same server.
-    fn new(wanted: &GroupVersion, kept: Option<Record>, remote: &Remote<Upstream>) -> Self {
-        let spec = remote.backend.backend.spec();
-        let kept = kept.filter(|record| record.is_of(spec));
-        let (parked, legacy, fetched) = match kept {
-            Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
-            None => (None, None, None),
-        };
-        let legacy_is_own = legacy.is_some();
-        let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
-        let legacy = legacy.or_else(converted);
-        Self {
-            name: Arc::clone(&remote.name),
-            group_priority: 0,
-            version_priority: 0,
-            policy: Policy::default(),
-            legacy_is_own,
-            parked,
-            legacy,
-            wants_own: false,
-            fetched,
-            learnt_at: None,
-            kept_at: None,
-            failing: true,
-            fault: None,
-            table_fault: None,
-            held: None,
-            showing: None,
-            changed: false,
-        }
-    }
-
-    fn known(&self) -> policy::Known {
-        policy::Known { fetched: self.fetched, failing: self.failing }
-    }
-
-    fn confirm(&mut self, unix_ms: u64) {
-        self.fetched = Some(unix_ms);
-        self.fault = None;
-        self.changed |= std::mem::take(&mut self.failing);
-        let kept_long_ago =
-            self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
-        if kept_long_ago {
-            (self.learnt_at, self.changed) = (Some(unix_ms), true);
-        }
-    }
-
-    fn fail(&mut self, fault: &Fault) {
-        let new = self.fault.as_ref().is_none_or(|before| before.hop != fault.hop);
-        self.changed |= !std::mem::replace(&mut self.failing, true) || new;
-        self.fault = Some(fault.clone());
-    }
-
-    fn learn(
-        &mut self,
-        learnt: Learnt,
-        from_legacy: bool,
-        shown: impl FnOnce() -> Option<Bytes>,
-        unix_ms: u64,
-    ) {
-        let Learnt { resources, legacy } = learnt;
-        let before = self.parked.clone().or_else(shown);
-        let same = self.fetched.is_some() && before.as_ref() == Some(&resources);
-        self.confirm(unix_ms);
-        if from_legacy || !same {
-            if !same || self.legacy.as_ref() != Some(&legacy) {
-                (self.learnt_at, self.changed) = (Some(unix_ms), true);
-            }
-            self.parked = Some(resources);
-            self.legacy = Some(legacy);
-            self.legacy_is_own = from_legacy;
-        }
-        self.wants_own = !self.legacy_is_own;
-    }
-
-    fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
-        let (fetched, resources) = (self.fetched?, resources?.clone());
-        let own = self.legacy.clone().filter(|_| self.legacy_is_own);
-        Some(Record::new(backend.spec(), fetched, resources, own))
     }
 }

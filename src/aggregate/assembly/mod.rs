@@ -111,6 +111,12 @@ struct GroupDocuments {
     versions: Vec<(Arc<str>, Own)>,
 }
 
+impl Default for Assembly {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Assembly {
     /// Knows nothing but the own group.
     pub fn new() -> Self {

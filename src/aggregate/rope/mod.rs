@@ -234,7 +234,7 @@ impl Made {
 fn closes(name: &str, bytes: usize, total: usize) -> bool {
     let bytes = u64::try_from(bytes.next_power_of_two()).unwrap_or(u64::MAX);
     // The same in every build of the program, which a hash of the library's choice may not be.
-    let drawn = u64::from(crc32fast::hash(name.as_bytes())) * BLOCK_BYTES >> 32;
+    let drawn = (u64::from(crc32fast::hash(name.as_bytes())) * BLOCK_BYTES) >> 32;
     drawn < bytes || total >= BLOCK_BYTES_MAX
 }
 

@@ -1,0 +1,140 @@
+//! One server that is asked: its versions, and what is done with its answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::Question;
+use super::version::Version;
+use crate::aggregate::assembly::{Assembly, Source};
+use crate::aggregate::fetch::{Answer, GroupVersion};
+use crate::model::fault::Fault;
+use crate::runtime::lifecycle::ReadyGuard;
+use crate::upstream::Backend;
+
+/// How often versions' own documents are asked for when the aggregated one does not change.
+const OWN_DOCUMENTS_INTERVAL: Duration = Duration::from_secs(600);
+
+/// One server.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) backend: Arc<Backend>,
+    pub(super) versions: BTreeMap<GroupVersion, Version>,
+    pub(super) etag: Option<HeaderValue>,
+    pub(super) failures: u32,
+    /// When it is to be asked; none while an answer is waited for.
+    pub(super) due: Option<Instant>,
+    /// When it was asked last.
+    pub(super) begun: Option<Instant>,
+    /// The question whose answer is waited for: since when, and its number.
+    pub(super) waiting: Option<(Instant, u64)>,
+    /// To be asked again after the answer that is waited for, not before this time.
+    pub(super) again: Option<Instant>,
+    /// When the versions' own documents were asked for last.
+    pub(super) own_documents: Option<Instant>,
+    pub(super) has_answered: bool,
+    pub(super) awaited: Option<ReadyGuard>,
+}
+
+impl Asked {
+    pub(super) fn new(backend: Arc<Backend>) -> Self {
+        Self {
+            backend,
+            versions: BTreeMap::new(),
+            etag: None,
+            failures: 0,
+            due: None,
+            begun: None,
+            waiting: None,
+            again: None,
+            own_documents: None,
+            has_answered: false,
+            awaited: None,
+        }
+    }
+
+    /// What its versions have; a fault if one of them is not known now.
+    pub(super) fn take_in(
+        &mut self,
+        question: &Question,
+        answer: Result<Answer, Fault>,
+        unix_ms: u64,
+        assembly: &Assembly,
+    ) -> Option<Fault> {
+        self.has_answered = true;
+        let (etag, from_legacy, learnt) = match answer {
+            Ok(Answer::Versions { etag, from_legacy, versions }) => (etag, from_legacy, versions),
+            Ok(Answer::NotModified) => {
+                // Not one that came while it was asked: that is in no document yet.
+                for wanted in &question.versions {
+                    if let Some(version) = self.versions.get_mut(wanted) {
+                        version.confirm(unix_ms);
+                    }
+                }
+                return None;
+            }
+            Err(fault) => {
+                self.versions.values_mut().for_each(|version| version.fail(&fault));
+                return Some(fault);
+            }
+        };
+        let mut failed = None;
+        for (wanted, learnt) in question.versions.iter().zip(learnt) {
+            let Some(version) = self.versions.get_mut(wanted) else { continue };
+            match learnt {
+                Ok(learnt) => {
+                    let shown =
+                        || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
+                    version.learn(learnt, from_legacy, shown, unix_ms);
+                }
+                Err(fault) => {
+                    version.fail(&fault);
+                    failed = Some(fault);
+                }
+            }
+        }
+        // One that came or went while it was asked, or that failed, is not in the document.
+        let complete = failed.is_none() && self.versions.keys().eq(&question.versions);
+        self.etag = etag.filter(|_| complete);
+        failed
+    }
+
+    /// Says when it begins to fail, and when it is well again.
+    pub(super) fn report(&self, failed: Option<&Fault>) {
+        let service = &self.backend.spec().service;
+        let apiservice = self.versions.values().next().map(|version| &*version.name);
+        match failed {
+            Some(fault) if self.failures == 0 => tracing::warn!(
+                %service, apiservice, apiservices = self.versions.len(),
+                cause = fault.hop.word(), detail = %fault.detail,
+                "discovery failed, what is known is shown as stale"
+            ),
+            None if self.failures > 0 => {
+                tracing::info!(%service, apiservice, "discovery works again");
+            }
+            _ => {}
+        }
+    }
+
+    /// The versions whose own documents are to be asked for now; with `from_legacy` those have just
+    /// been answered.
+    pub(super) fn own_documents(&mut self, now: Instant, from_legacy: bool) -> Vec<GroupVersion> {
+        let lapsed = self.own_documents.is_none_or(|at| now - at >= OWN_DOCUMENTS_INTERVAL);
+        let well = self.versions.iter().filter(|(_, version)| !version.failing);
+        let wanted: Vec<GroupVersion> = well
+            .filter(|(_, version)| !version.policy.legacy_from_backend)
+            .filter(|(_, version)| version.wants_own || (lapsed && !from_legacy))
+            .map(|(wanted, _)| wanted.clone())
+            .collect();
+        if lapsed {
+            self.own_documents = Some(now);
+        }
+        for version in self.versions.values_mut() {
+            version.wants_own = false;
+        }
+        wanted
+    }
+}

@@ -1,0 +1,131 @@
+//! What is known of one version that an APIService registers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::aggregate::fetch::{GroupVersion, Learnt, legacy_of_resources};
+use crate::aggregate::kept::Record;
+use crate::model::discovery::policy::{self, Policy, Showing};
+use crate::model::fault::Fault;
+use crate::model::routing_table::Remote;
+use crate::upstream::{Backend, Upstream};
+
+/// How often what does not change is written to disk, for its age, in milliseconds.
+const KEEP_INTERVAL_MS: u64 = 600_000;
+
+/// One version that an APIService registers.
+#[derive(Debug)]
+pub(super) struct Version {
+    pub(super) name: Arc<str>,
+    pub(super) group_priority: i32,
+    pub(super) version_priority: i32,
+    pub(super) policy: Policy,
+    /// The list of resources while it is not shown; else the assembly has it.
+    pub(super) parked: Option<Bytes>,
+    pub(super) legacy: Option<Bytes>,
+    /// True when `legacy` is what the server itself says.
+    pub(super) legacy_is_own: bool,
+    /// True when the server is to be asked for its own document.
+    pub(super) wants_own: bool,
+    /// When its list was known to be right, in Unix milliseconds; none when it never was.
+    pub(super) fetched: Option<u64>,
+    /// When what is to be kept of it changed, and of which state that is kept already.
+    pub(super) learnt_at: Option<u64>,
+    pub(super) kept_at: Option<u64>,
+    pub(super) failing: bool,
+    pub(super) fault: Option<Fault>,
+    /// What the routing table says; when that changes, the server is worth asking.
+    pub(super) table_fault: Option<Fault>,
+    pub(super) held: Option<u64>,
+    pub(super) showing: Option<Showing>,
+    /// To be shown anew.
+    pub(super) changed: bool,
+}
+
+impl Version {
+    /// A version that is new here, with what was kept of it if it is from the same server.
+    pub(super) fn new(
+        wanted: &GroupVersion,
+        kept: Option<Record>,
+        remote: &Remote<Upstream>,
+    ) -> Self {
+        let spec = remote.backend.backend.spec();
+        let kept = kept.filter(|record| record.is_of(spec));
+        let (parked, legacy, fetched) = match kept {
+            Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
+            None => (None, None, None),
+        };
+        let legacy_is_own = legacy.is_some();
+        let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
+        let legacy = legacy.or_else(converted);
+        Self {
+            name: Arc::clone(&remote.name),
+            group_priority: 0,
+            version_priority: 0,
+            policy: Policy::default(),
+            legacy_is_own,
+            parked,
+            legacy,
+            wants_own: false,
+            fetched,
+            learnt_at: None,
+            kept_at: None,
+            failing: true,
+            fault: None,
+            table_fault: None,
+            held: None,
+            showing: None,
+            changed: false,
+        }
+    }
+
+    pub(super) fn known(&self) -> policy::Known {
+        policy::Known { fetched: self.fetched, failing: self.failing }
+    }
+
+    pub(super) fn confirm(&mut self, unix_ms: u64) {
+        self.fetched = Some(unix_ms);
+        self.fault = None;
+        self.changed |= std::mem::take(&mut self.failing);
+        let kept_long_ago =
+            self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
+        if kept_long_ago {
+            (self.learnt_at, self.changed) = (Some(unix_ms), true);
+        }
+    }
+
+    pub(super) fn fail(&mut self, fault: &Fault) {
+        let new = self.fault.as_ref().is_none_or(|before| before.hop != fault.hop);
+        self.changed |= !std::mem::replace(&mut self.failing, true) || new;
+        self.fault = Some(fault.clone());
+    }
+
+    pub(super) fn learn(
+        &mut self,
+        learnt: Learnt,
+        from_legacy: bool,
+        shown: impl FnOnce() -> Option<Bytes>,
+        unix_ms: u64,
+    ) {
+        let Learnt { resources, legacy } = learnt;
+        let before = self.parked.clone().or_else(shown);
+        let same = self.fetched.is_some() && before.as_ref() == Some(&resources);
+        self.confirm(unix_ms);
+        if from_legacy || !same {
+            if !same || self.legacy.as_ref() != Some(&legacy) {
+                (self.learnt_at, self.changed) = (Some(unix_ms), true);
+            }
+            self.parked = Some(resources);
+            self.legacy = Some(legacy);
+            self.legacy_is_own = from_legacy;
+        }
+        self.wants_own = !self.legacy_is_own;
+    }
+
+    pub(super) fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
+        let (fetched, resources) = (self.fetched?, resources?.clone());
+        let own = self.legacy.clone().filter(|_| self.legacy_is_own);
+        Some(Record::new(backend.spec(), fetched, resources, own))
+    }
+}

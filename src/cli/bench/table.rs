@@ -1,0 +1,190 @@
+//! The table at a run's end: plain text, at most 80 columns wide.
+
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::answers::Contents;
+use super::results::{Figures, QUANTILES, Reads, Results, TargetResults};
+use super::words::{bytes, count, counted, cpu, number, or_none, time};
+
+/// Columns of a terminal that is not told otherwise.
+const WIDTH: u16 = 80;
+
+/// All that was found, as text.
+pub(super) fn text(results: &Results) -> String {
+    let mut text = String::new();
+    let many = results.targets.len() > 1;
+    for (at, target) in results.targets.iter().enumerate() {
+        let name = match (many, at) {
+            (false, _) => "",
+            (true, 0) => "first target: ",
+            (true, _) => "second target: ",
+        };
+        // Here and below, writing to a string cannot fail.
+        writeln!(text, "{name}{}", heading(target)).ok();
+        if let Some(contents) = &target.contents {
+            writeln!(text, "{}", described(contents)).ok();
+        }
+        sections(target, &mut text);
+        text.push('\n');
+    }
+    let ratios = ratios(results);
+    if !ratios.is_empty() {
+        let rounds = results.targets.iter().flat_map(|target| &target.reads);
+        let rounds = rounds.map(|reads| reads.rounds.len()).max().unwrap_or(0) as u64;
+        let of = counted(rounds, "round");
+        writeln!(text, "first / second target, median [min–max] of {of}\n{ratios}").ok();
+    }
+    if results.interrupted {
+        text.push_str("ended early: the figures are those of what was measured until then\n");
+    }
+    text
+}
+
+/// A target's URL, version and protocol.
+pub(super) fn heading(target: &TargetResults) -> String {
+    let version = target.version.as_deref().map(|version| format!(", {version}"));
+    format!("{}{}, {}", target.url, version.unwrap_or_default(), target.protocol)
+}
+
+/// What a document holds, in a sentence.
+pub(super) fn described(contents: &Contents) -> String {
+    let mut text = counted(contents.groups as u64, "group");
+    write!(text, ", {}", counted(contents.group_versions.len() as u64, "version")).ok();
+    if contents.resources > 0 {
+        write!(text, ", {}", counted(contents.resources as u64, "resource")).ok();
+    }
+    if contents.stale > 0 {
+        write!(text, ", {} stale", contents.stale).ok();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a document")]
+    write!(text, "; {} of JSON", bytes(contents.bytes as f64)).ok();
+    text
+}
+
+fn sections(target: &TargetResults, text: &mut String) {
+    let measured: Vec<(&Reads, Figures)> = measured(target);
+    if !measured.is_empty() {
+        writeln!(text, "{}\n{}", latencies(&measured), costs(&measured)).ok();
+    }
+    for (reads, figures) in &measured {
+        for (cause, count) in &figures.errors {
+            writeln!(text, "{}: {count} failed: {cause}", reads.kind.name()).ok();
+        }
+        if figures.unsent > 0 {
+            let unsent = counted(figures.unsent, "read");
+            writeln!(
+                text,
+                "{}: {unsent} due and not sent: the target fell behind",
+                reads.kind.name()
+            )
+            .ok();
+        }
+    }
+    for reads in &target.reads {
+        if let Some(reason) = &reads.skipped {
+            writeln!(text, "{}: not measured: {reason}", reads.kind.name()).ok();
+        }
+    }
+    if let Some(scenario) = &target.scenario {
+        let mut table = plain(&["scenario", "found"]);
+        for finding in scenario.findings() {
+            let value = or_none(finding.value, |value| match finding.unit {
+                "" => number(value),
+                unit => format!("{} {unit}", number(value)),
+            });
+            table.add_row([finding.title.to_owned(), value]);
+        }
+        writeln!(text, "{}", finished(table)).ok();
+    }
+    for note in &target.notes {
+        writeln!(text, "note: {note}").ok();
+    }
+}
+
+/// The kinds that have figures.
+pub(super) fn measured(target: &TargetResults) -> Vec<(&Reads, Figures)> {
+    let of = |reads: &'_ Reads| reads.total().map(|total| Figures::of(&total));
+    target.reads.iter().filter_map(|reads| Some((reads, of(reads)?))).collect()
+}
+
+fn latencies(measured: &[(&Reads, Figures)]) -> String {
+    let names = QUANTILES.map(|(name, ..)| name);
+    let mut table = plain(&[&["read", "count", "failed"], &names[..]].concat());
+    for (reads, figures) in measured {
+        let mut row = vec![
+            reads.kind.name().to_owned(),
+            figures.count.to_string(),
+            figures.error_count().to_string(),
+        ];
+        row.extend(figures.quantiles.map(|latency| or_none(latency, time)));
+        table.add_row(row);
+    }
+    finished(table)
+}
+
+fn costs(measured: &[(&Reads, Figures)]) -> String {
+    let with_process =
+        measured.iter().any(|(_, figures)| figures.cpu.is_some() || figures.memory.is_some());
+    let head = ["read", "reads/s", "bytes/read", "CPU/read", "RSS", "PSS"];
+    let shown = if with_process { head.len() } else { 3 };
+    let mut table = plain(head.get(..shown).unwrap_or(&head));
+    for (reads, figures) in measured {
+        #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
+        let memory = |value: Option<u64>| or_none(value, |value| bytes(value as f64));
+        let mut row = vec![
+            reads.kind.name().to_owned(),
+            or_none(figures.per_second, count),
+            or_none(figures.bytes, bytes),
+        ];
+        if with_process {
+            row.push(or_none(figures.cpu, cpu));
+            row.push(memory(figures.memory.map(|memory| memory.rss)));
+            row.push(memory(figures.memory.and_then(|memory| memory.pss)));
+        }
+        table.add_row(row);
+    }
+    finished(table)
+}
+
+fn ratios(results: &Results) -> String {
+    let ratios = results.ratios();
+    if ratios.is_empty() {
+        return String::new();
+    }
+    let mut table = plain(&["read", "figure", "ratio", "min", "max", "rounds"]);
+    let mut last = None;
+    for ratio in ratios {
+        let name = if last == Some(ratio.kind) { "" } else { ratio.kind.name() };
+        last = Some(ratio.kind);
+        let spread = ratio.spread;
+        table.add_row([
+            name.to_owned(),
+            ratio.title.to_owned(),
+            number(spread.median),
+            number(spread.min),
+            number(spread.max),
+            spread.count.to_string(),
+        ]);
+    }
+    finished(table)
+}
+
+/// Without lines but one below the head; numbers to the right.
+fn plain(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_width(WIDTH).set_header(head);
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if at > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn finished(table: Table) -> String {
+    let lines = table.to_string();
+    lines.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
