@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,6 +54,22 @@ type api struct {
 }
 
 func (a api) name() string { return a.version + "." + a.group }
+
+func (a api) path() string {
+	if a.group == "" {
+		return "/api/" + a.version
+	}
+	return "/apis/" + a.group + "/" + a.version
+}
+
+func (a api) groupVersion() string { return strings.TrimPrefix(a.group+"/"+a.version, "/") }
+
+// core is a server of the core API, without which the Python client finds nothing. kube-apiserver brings its own.
+func core() server {
+	return server{name: "core", mode: modeAggregated, apis: []api{{
+		version: "v1", groupPriority: 18000, versionPriority: 1, aggregated: text(resources("core")), legacy: text(legacyResources("core")),
+	}}}
+}
 
 // fleet is what the tests ask discovery of. Equal priorities, odd documents and dead servers are what it is about.
 func fleet() []server {

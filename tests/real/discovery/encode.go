@@ -46,7 +46,10 @@ func encode(url, certificates string) error {
 	}
 	aggregated := check("/apis", parameters, func() runtime.Object { return &apidiscovery.APIGroupDiscoveryList{} })
 	legacy := check("/apis", "", func() runtime.Object { return &metav1.APIGroupList{} })
-	if err := errors.Join(aggregated, legacy); err != nil {
+	coreAggregated := check("/api", parameters, func() runtime.Object { return &apidiscovery.APIGroupDiscoveryList{} })
+	core := check("/api", "", func() runtime.Object { return &metav1.APIVersions{} })
+	coreV1 := check("/api/v1", "", func() runtime.Object { return &metav1.APIResourceList{} })
+	if err := errors.Join(aggregated, legacy, coreAggregated, core, coreV1); err != nil {
 		return err
 	}
 	document, err := target.get("/apis", jsonType)
