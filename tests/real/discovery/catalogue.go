@@ -29,6 +29,8 @@ const (
 	modeBusy = "busy"
 	// Takes connections and requests and never answers.
 	modeHang = "hang"
+	// The same for discovery; of anything else it says that there is no such resource.
+	modeStuck = "stuck"
 	// Takes no connections.
 	modeRefuse = "refuse"
 )

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -198,7 +199,7 @@ func text(value any) string {
 func (s *running) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	switch mode := s.mode.Load().(string); {
-	case mode == modeHang:
+	case mode == modeHang, mode == modeStuck && s.isDiscovery(r.URL.Path):
 		<-r.Context().Done()
 	case mode == modeBusy:
 		answer(w, http.StatusServiceUnavailable, "application/json", status(http.StatusServiceUnavailable, "busy"))
@@ -213,6 +214,10 @@ func (s *running) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer(w, http.StatusNotFound, "application/json", status(http.StatusNotFound, "the server could not find the requested resource"))
 	}
+}
+
+func (s *running) isDiscovery(path string) bool {
+	return path == "/apis" || slices.ContainsFunc(s.apis, func(a api) bool { return path == a.path() })
 }
 
 func (s *running) groups(w http.ResponseWriter, r *http.Request, mode string) {
