@@ -34,6 +34,7 @@ mod faults;
 mod frontend;
 mod identity;
 mod impersonation;
+mod kube_rs;
 mod manifests;
 mod objects;
 mod overload;
