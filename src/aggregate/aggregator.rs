@@ -24,7 +24,7 @@ use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{self, Attention, Backend, Pool, Upstream};
+use crate::upstream::{self, Attention, Backend, Pool, Upstream, Upstreams};
 
 /// Servers that are asked at a time.
 const ASKED_MAX: usize = 192;
@@ -91,6 +91,23 @@ pub struct Surroundings {
     pub metrics: Arc<Metrics>,
 }
 
+impl Surroundings {
+    /// Takes its share of each.
+    pub fn new(
+        table: &View<RoutingTable<Upstream>>,
+        upstreams: &Upstreams,
+        readiness: &Readiness,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            table: table.clone(),
+            attention: upstreams.attention(),
+            readiness: readiness.clone(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+}
+
 /// What happened to a question.
 #[derive(Debug)]
 enum Event {
@@ -146,7 +163,7 @@ impl Aggregator {
             questions: HashMap::default(),
             own_documents: HashMap::default(),
         };
-        self.known.reconcile(self.table.load(), now());
+        self.known.reconcile(&self.table.load(), now());
         let mut start_ends: Option<Instant> = None;
         let mut rested = Instant::now();
         loop {
@@ -170,7 +187,7 @@ impl Aggregator {
                     if !changed {
                         return;
                     }
-                    self.known.reconcile(self.table.load(), now());
+                    self.known.reconcile(&self.table.load(), now());
                     asking.forget(&self.known);
                 }
                 () = self.attention.wanted() => self.known.doubted(now()),

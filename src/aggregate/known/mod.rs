@@ -132,13 +132,13 @@ impl Known {
     }
 
     /// Takes in what is registered now.
-    pub(super) fn reconcile(&mut self, table: Arc<Table>, now: Now) {
-        let before = std::mem::replace(&mut self.table, Arc::clone(&table));
+    pub(super) fn reconcile(&mut self, table: &Arc<Table>, now: Now) {
+        let before = std::mem::replace(&mut self.table, Arc::clone(table));
         for name in table.groups_changed_since(&before) {
             let entries = |table: &Table| {
                 table.group(&name).map(|group| group.entries.clone()).unwrap_or_default()
             };
-            let (old, new) = (entries(&before), entries(&table));
+            let (old, new) = (entries(&before), entries(table));
             for entry in &old {
                 if !new.iter().any(|other| other.version == entry.version) {
                     self.remove(&GroupVersion::of(entry));
@@ -187,8 +187,8 @@ impl Known {
         let mut version =
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
-        version.group_priority = entry.group_priority;
-        version.version_priority = entry.version_priority;
+        version.priority_of_group = entry.group_priority;
+        version.priority_of_version = entry.version_priority;
         version.policy = remote.discovery;
         version.table_fault.clone_from(&remote.fault);
         let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
@@ -353,14 +353,7 @@ impl Known {
                 continue;
             };
             match learnt {
-                Ok(Learnt { legacy, .. }) => {
-                    version.legacy_is_own = true;
-                    if version.legacy.as_ref() != Some(&legacy) {
-                        version.legacy = Some(legacy);
-                        version.learnt_at = Some(now.unix_ms);
-                        version.changed = true;
-                    }
-                }
+                Ok(Learnt { legacy, .. }) => version.learn_own(legacy, now.unix_ms),
                 Err(fault) => tracing::debug!(
                     apiservice = %version.name, cause = fault.hop.word(), detail = %fault.detail,
                     "version's own document not fetched"
@@ -402,14 +395,14 @@ impl Known {
             Showing::Omitted => None,
         };
         let shown = Shown {
-            group_priority: version.group_priority,
-            version_priority: version.version_priority,
+            group_priority: version.priority_of_group,
+            version_priority: version.priority_of_version,
             listed: freshness.is_some(),
             entry: freshness.map(|freshness| ShownEntry {
                 freshness,
                 resources: resources.clone().unwrap_or(NO_RESOURCES),
             }),
-            legacy: freshness.and(version.legacy.clone()),
+            legacy: freshness.and(version.legacy.as_ref()).map(|legacy| legacy.json.clone()),
             fault: version.table_fault.clone().or_else(|| version.fault.clone()),
         };
         if freshness.is_none() {
