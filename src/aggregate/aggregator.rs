@@ -146,7 +146,7 @@ impl Aggregator {
             questions: HashMap::default(),
             own_documents: HashMap::default(),
         };
-        self.known.reconcile(self.table.load(), now());
+        self.known.reconcile(&self.table.load(), now());
         let mut start_ends: Option<Instant> = None;
         let mut rested = Instant::now();
         loop {
@@ -170,7 +170,7 @@ impl Aggregator {
                     if !changed {
                         return;
                     }
-                    self.known.reconcile(self.table.load(), now());
+                    self.known.reconcile(&self.table.load(), now());
                     asking.forget(&self.known);
                 }
                 () = self.attention.wanted() => self.known.doubted(now()),

@@ -132,13 +132,13 @@ impl Known {
     }
 
     /// Takes in what is registered now.
-    pub(super) fn reconcile(&mut self, table: Arc<Table>, now: Now) {
-        let before = std::mem::replace(&mut self.table, Arc::clone(&table));
+    pub(super) fn reconcile(&mut self, table: &Arc<Table>, now: Now) {
+        let before = std::mem::replace(&mut self.table, Arc::clone(table));
         for name in table.groups_changed_since(&before) {
             let entries = |table: &Table| {
                 table.group(&name).map(|group| group.entries.clone()).unwrap_or_default()
             };
-            let (old, new) = (entries(&before), entries(&table));
+            let (old, new) = (entries(&before), entries(table));
             for entry in &old {
                 if !new.iter().any(|other| other.version == entry.version) {
                     self.remove(&GroupVersion::of(entry));
@@ -188,7 +188,7 @@ impl Known {
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
         version.group_priority = entry.group_priority;
-        version.version_priority = entry.version_priority;
+        version.priority = entry.version_priority;
         version.policy = remote.discovery;
         version.table_fault.clone_from(&remote.fault);
         let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
@@ -403,7 +403,7 @@ impl Known {
         };
         let shown = Shown {
             group_priority: version.group_priority,
-            version_priority: version.version_priority,
+            version_priority: version.priority,
             listed: freshness.is_some(),
             entry: freshness.map(|freshness| ShownEntry {
                 freshness,

@@ -15,11 +15,12 @@ use crate::upstream::{Backend, Upstream};
 const KEEP_INTERVAL_MS: u64 = 600_000;
 
 /// One version that an APIService registers.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug)]
 pub(super) struct Version {
     pub(super) name: Arc<str>,
     pub(super) group_priority: i32,
-    pub(super) version_priority: i32,
+    pub(super) priority: i32,
     pub(super) policy: Policy,
     /// The list of resources while it is not shown; else the assembly has it.
     pub(super) parked: Option<Bytes>,
@@ -63,7 +64,7 @@ impl Version {
         Self {
             name: Arc::clone(&remote.name),
             group_priority: 0,
-            version_priority: 0,
+            priority: 0,
             policy: Policy::default(),
             legacy_is_own,
             parked,

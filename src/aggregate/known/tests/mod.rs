@@ -74,7 +74,7 @@ impl World {
     }
 
     fn reconcile(&mut self, ms: u64) {
-        self.known.reconcile(Arc::new(self.table.clone()), self.at(ms));
+        self.known.reconcile(&Arc::new(self.table.clone()), self.at(ms));
     }
 
     fn questions(&mut self, ms: u64) -> Vec<Question> {
