@@ -23,6 +23,7 @@ use crate::body::Body;
 use crate::model::accept::{DISCOVERY_JSON, is_aggregated};
 use crate::model::discovery::aggregated::Resource;
 use crate::model::discovery::convert;
+use crate::model::discovery::escape;
 use crate::model::discovery::legacy::ApiResource;
 use crate::model::discovery::parse::{self, AGGREGATED_BYTES_MAX, LEGACY_BYTES_MAX};
 use crate::model::fault::{Fault, Hop};
@@ -367,6 +368,7 @@ fn legacy_document(wanted: &GroupVersion, resources: &[ApiResource]) -> Result<B
 fn json(value: &(impl Serialize + ?Sized)) -> Result<Bytes, Fault> {
     let invalid = |text: String| Fault::new(Hop::InvalidDiscovery, text);
     let written = serde_json::to_vec(value).map_err(|error| invalid(error.to_string()))?;
+    let written = escape::as_go(written);
     if written.len() > VERSION_BYTES_MAX {
         return Err(invalid(format!("the list is longer than {VERSION_BYTES_MAX} bytes")));
     }

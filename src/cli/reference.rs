@@ -56,8 +56,10 @@ pub(super) fn manual_page(command: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let line = named_in_full();
     let of = match command {
         None => &line,
-        Some(name) => line
-            .find_subcommand(name)
+        Some(name) => commands(&line)
+            .into_iter()
+            .find(|(full_name, _)| full_name == name)
+            .map(|(_, command)| command)
             .with_context(|| format!("portico has no command \"{name}\""))?,
     };
     let mut page = Vec::new();
@@ -71,10 +73,23 @@ pub(super) fn write_manual(directory: &Path) -> anyhow::Result<()> {
     let write = || {
         std::fs::create_dir_all(directory)?;
         std::iter::once(&line)
-            .chain(line.get_subcommands())
+            .chain(commands(&line).into_iter().map(|(_, command)| command))
             .try_for_each(|command| manual(command).generate_to(directory).map(drop))
     };
     write().with_context(|| format!("cannot write manual pages into {}", directory.display()))
+}
+
+/// All commands, each after the one that it belongs to, with the names by which their pages are
+/// known: `bench`, `bench-discovery`.
+fn commands(line: &Command) -> Vec<(String, &Command)> {
+    let mut all = Vec::new();
+    for command in line.get_subcommands() {
+        let name = command.get_name();
+        all.push((name.to_owned(), command));
+        let deeper = commands(command).into_iter();
+        all.extend(deeper.map(|(below, command)| (format!("{name}-{below}"), command)));
+    }
+    all
 }
 
 /// The command line, whose commands know that they are portico's.
@@ -91,9 +106,9 @@ fn manual(command: &Command) -> Man {
 /// `docs/flags.md`.
 pub fn flags_page() -> String {
     let mut page = FLAGS_HEAD.to_owned();
-    for command in Line::command().get_subcommands() {
-        let name = command.get_name();
+    for (name, command) in commands(&Line::command()) {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let name = name.replace('-', " ");
         // Here and below, writing to a string cannot fail.
         write!(page, "\n## portico {name}\n\n{about}.\n").ok();
         tables(command, &mut page);
@@ -180,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_command_and_flag_says_what_it_does_and_flags_of_run_stand_in_a_group() {
-        for command in Line::command().get_subcommands() {
+        for (_, command) in commands(&Line::command()) {
             assert!(command.get_about().is_some(), "{}", command.get_name());
             for argument in command.get_arguments() {
                 assert!(argument.get_help().is_some(), "{argument}");
@@ -208,6 +223,8 @@ mod tests {
         let page = String::from_utf8(manual_page(Some("run")).unwrap()).unwrap();
         assert!(page.contains("portico\\-run") && page.contains("\\-\\-secure\\-port"), "{page}");
         assert!(manual_page(None).is_ok());
+        let page = String::from_utf8(manual_page(Some("bench-discovery")).unwrap()).unwrap();
+        assert!(page.contains("portico\\-bench\\-discovery"), "{page}");
         let refused = manual_page(Some("fly")).unwrap_err().to_string();
         assert_eq!(refused, "portico has no command \"fly\"");
     }

@@ -112,8 +112,9 @@ pub fn not_acceptable(offer: Offer) -> Rejection {
 
 /// Whether JSON is indented: `?pretty=` decides, else the clause or a person's tool asking.
 pub fn wants_pretty(query: &Query, accepted: Accepted, user_agent: Option<&str>) -> bool {
-    if let Some(value) = query.get("pretty") {
-        return matches!(value, "1" | "true");
+    // An empty one counts as none; what is true is Go's to say (`strconv.ParseBool`).
+    if let Some(value) = query.get("pretty").filter(|value| !value.is_empty()) {
+        return matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE");
     }
     let agent = user_agent.unwrap_or_default();
     accepted.pretty || ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name))
@@ -376,6 +377,8 @@ mod tests {
         assert!(pretty("pretty=1", "kubectl/v1", "*/*"));
         assert!(pretty("", "curl/8", "*/*"));
         assert!(pretty("", "kubectl/v1", "application/json;pretty=1"));
+        assert!(pretty("pretty=True", "kubectl/v1", "*/*"));
+        assert!(pretty("pretty=", "curl/8", "*/*"));
         assert!(!pretty("pretty=false", "curl/8", "*/*"));
         assert!(!pretty("", "kubectl/v1", "*/*"));
     }

@@ -22,6 +22,8 @@ mod switch_backend;
 
 mod access_log;
 mod admin;
+mod bench;
+mod bench_fleet;
 mod deadlines;
 mod discovery;
 mod discovery_failing;
@@ -32,6 +34,7 @@ mod faults;
 mod frontend;
 mod identity;
 mod impersonation;
+mod kube_rs;
 mod manifests;
 mod objects;
 mod overload;

@@ -184,6 +184,20 @@ impl Rig {
         Client::connect(self.address, protocol, pair).await
     }
 
+    /// What a Kubernetes client needs to call as alice.
+    pub(crate) fn kube_config(&self) -> kube::Config {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject as _;
+        let mut config = kube::Config::new(format!("https://{}", self.address).parse().unwrap());
+        config.tls_server_name = Some("localhost".to_owned());
+        let root = CertificateDer::from_pem_slice(PKI.authority.certificate().as_bytes()).unwrap();
+        config.root_cert = Some(vec![root.to_vec()]);
+        let auth = &mut config.auth_info;
+        auth.client_certificate_data = Some(BASE64_STANDARD.encode(&PKI.alice.certificate));
+        auth.client_key_data = Some(BASE64_STANDARD.encode(&PKI.alice.key).into());
+        config
+    }
+
     /// A connection of alice's.
     pub(crate) async fn alice(&self, protocol: Protocol) -> Client {
         self.connect(protocol, Some(&PKI.alice)).await

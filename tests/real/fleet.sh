@@ -14,7 +14,7 @@ start_fleet() {
   certs=$work/certs
   # shellcheck disable=SC2154 # find_tool sets it
   "$streams" certs "$certs"
-  mkdir -p "$work/fleet/manifests" "$work/manifests"
+  mkdir -p "$work"/fleet/{manifests,core} "$work/manifests"
   # shellcheck disable=SC2154 # find_tool sets it
   "$discovery" serve "$certs" "$work/fleet" </dev/null >"$work/fleet.stderr" 2>&1 &
   pids[fleet]=$!

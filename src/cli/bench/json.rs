@@ -190,3 +190,49 @@ fn ratio(ratio: Ratio) -> RatioOf {
         rounds: spread.count,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::results::sample;
+    use super::*;
+
+    #[test]
+    fn the_fields_have_the_names_that_readers_rely_on() {
+        let text = text(&sample(&[&[20], &[10]])).unwrap();
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["format"], "portico-bench-discovery/1");
+        assert_eq!(found["interrupted"], false);
+        assert_eq!(found["options"]["clients"], 4);
+        let target = &found["targets"][0];
+        assert_eq!(target["url"], "https://127.0.0.1:1");
+        assert_eq!(target["not_measured"], json!({"walk": "answered 403 Forbidden"}));
+        let document = json!({"groups": 1, "versions": 1, "resources": 2, "stale_versions": 1,
+            "json_bytes": 120});
+        assert_eq!(target["document"], document);
+        assert_eq!(target["scenario"], Value::Null);
+        let reads = &target["reads"][0];
+        assert_eq!((&reads["kind"], &reads["count"]), (&json!("legacy"), &json!(1)));
+        let p50 = reads["latency_us"]["p50"].as_f64().unwrap();
+        assert!((p50 - 20_000.0).abs() < 20.0, "{p50}");
+        assert_eq!(reads["latency_us"]["p99"], Value::Null);
+        assert_eq!(reads["bytes_per_read"], 100.0);
+        for field in [
+            "failed",
+            "failed_by_cause",
+            "unsent",
+            "seconds",
+            "reads_per_second",
+            "sent_late_us_p99",
+            "cpu_us_per_read",
+            "rss_bytes_max",
+            "pss_bytes_max",
+        ] {
+            assert!(reads.get(field).is_some(), "{field}");
+        }
+        let ratio = &found["ratios"][0];
+        assert_eq!((&ratio["kind"], &ratio["figure"]), (&json!("legacy"), &json!("p50")));
+        assert!((ratio["median"].as_f64().unwrap() - 2.0).abs() < 0.01);
+    }
+}

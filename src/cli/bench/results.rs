@@ -267,6 +267,49 @@ impl Results {
     }
 }
 
+/// The results of a target for each of these lists of latencies, in ms.
+#[cfg(test)]
+pub(super) fn sample(targets: &[&[u64]]) -> Results {
+    let target = |millis: &&[u64]| TargetResults {
+        url: "https://127.0.0.1:1".to_owned(),
+        protocol: "HTTP/2",
+        version: Some("v1.37.0".to_owned()),
+        pid: None,
+        contents: Some(Arc::new(Contents {
+            groups: 1,
+            group_versions: vec!["g/v1".to_owned()],
+            stale: 1,
+            resources: 2,
+            bytes: 120,
+        })),
+        reads: vec![
+            Reads { kind: Kind::Legacy, skipped: None, rounds: vec![tests::tally(millis)] },
+            Reads {
+                kind: Kind::Walk,
+                skipped: Some("answered 403 Forbidden".to_owned()),
+                rounds: Vec::new(),
+            },
+        ],
+        scenario: None,
+        notes: Vec::new(),
+    };
+    Results {
+        about: About {
+            command: vec!["portico".to_owned()],
+            started: "2026-01-01T00:00:00Z".to_owned(),
+            cores: 2,
+            system: "linux x86_64".to_owned(),
+            clients: 4,
+            rate: None,
+            duration: Duration::from_secs(1),
+            warm_up: Duration::ZERO,
+            rounds: 1,
+        },
+        targets: targets.iter().map(target).collect(),
+        interrupted: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::client::Fault;

@@ -188,3 +188,48 @@ fn finished(table: Table) -> String {
     let lines = table.to_string();
     lines.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::Fault;
+    use super::super::results::sample;
+    use super::*;
+
+    #[test]
+    fn one_target_with_one_read_is_told_as_it_is() {
+        let results = sample(&[&[20]]);
+        let expected = "\
+https://127.0.0.1:1, v1.37.0, HTTP/2
+1 group, 1 version, 2 resources, 1 stale; 120 B of JSON
+read    count  failed      p50  p90  p99  p99.9      max
+legacy      1       0  20.0 ms    –    –      –  20.0 ms
+
+read    reads/s  bytes/read
+legacy     50.0       100 B
+
+walk: not measured: answered 403 Forbidden
+
+";
+        assert_eq!(text(&results), expected);
+    }
+
+    #[test]
+    fn two_targets_have_ratios_and_failures_have_causes_within_80_columns() {
+        let mut results = sample(&[&[20; 1000], &[10; 1000]]);
+        for round in &mut results.targets[0].reads[0].rounds {
+            let time = std::time::Duration::from_secs(100);
+            round.record(time, time, Err(Fault("answered 503 Service Unavailable".to_owned())));
+            round.cpu = Some(time);
+            round.unsent = 1;
+        }
+        results.interrupted = true;
+        let text = text(&results);
+        assert!(text.contains("first target: ") && text.contains("second target: "), "{text}");
+        assert!(text.contains("legacy: 1 failed: answered 503 Service Unavailable"), "{text}");
+        assert!(text.contains("legacy: 1 read due and not sent"), "{text}");
+        assert!(text.contains("[min–max] of 1 round\n") && text.contains("ended early"), "{text}");
+        let ratio = text.lines().find(|line| line.contains("legacy      p50"));
+        assert!(ratio.is_some_and(|line| line.contains("2.00")), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+}

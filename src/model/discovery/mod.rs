@@ -5,6 +5,7 @@
 
 pub mod aggregated;
 pub mod convert;
+pub mod escape;
 pub mod index;
 pub mod legacy;
 pub mod parse;

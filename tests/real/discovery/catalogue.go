@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,6 +29,8 @@ const (
 	modeBusy = "busy"
 	// Takes connections and requests and never answers.
 	modeHang = "hang"
+	// The same for discovery; of anything else it says that there is no such resource.
+	modeStuck = "stuck"
 	// Takes no connections.
 	modeRefuse = "refuse"
 )
@@ -53,6 +56,22 @@ type api struct {
 }
 
 func (a api) name() string { return a.version + "." + a.group }
+
+func (a api) path() string {
+	if a.group == "" {
+		return "/api/" + a.version
+	}
+	return "/apis/" + a.group + "/" + a.version
+}
+
+func (a api) groupVersion() string { return strings.TrimPrefix(a.group+"/"+a.version, "/") }
+
+// core is a server of the core API, without which the Python client finds nothing. kube-apiserver brings its own.
+func core() server {
+	return server{name: "core", mode: modeAggregated, apis: []api{{
+		version: "v1", groupPriority: 18000, versionPriority: 1, aggregated: text(resources("core")), legacy: text(legacyResources("core")),
+	}}}
+}
 
 // fleet is what the tests ask discovery of. Equal priorities, odd documents and dead servers are what it is about.
 func fleet() []server {
@@ -166,7 +185,7 @@ func oddAggregated(name string, priority int) api {
 		{"scope":"Cluster","resource":"backwards","unknown":{"deep":[1,2,{"x":null}]},"verbs":["list","get"],"singularResource":"backward","responseKind":{"kind":"Backwards","version":"v1","group":%q}},
 		{"resource":"verbless","responseKind":{"group":"","version":"","kind":"Verbless"},"scope":"Namespaced","singularResource":"verbless","shortNames":null,"categories":[]},
 		{"resource":"noverbs","responseKind":{"group":"","version":"","kind":"NoVerbs"},"scope":"Namespaced","singularResource":"noverb","verbs":[]},
-		{"resource":"escaped","responseKind":{"group":"","version":"","kind":"A<B>&C"},"scope":"Namespaced","singularResource":"escaped","verbs":["get"],"categories":["\u2028","\u2029","<>&","\"\\/\u0001\u007f\t\n","ü€😀"]},
+		{"resource":"escaped","responseKind":{"group":"","version":"","kind":"A<B>&C"},"scope":"Namespaced","singularResource":"escaped","verbs":["get"],"categories":["\u2028","\u2029","<>&","\"\\/\u0001\t\n","ü€😀"]},
 		{"resource":"escaped","responseKind":{"group":"other.example.com","version":"v7","kind":"Twice"},"scope":"Cluster","singularResource":"escaped","verbs":["list"],"shortNames":["z","a"]},
 		{"resource":"accepting","responseKind":{"kind":"Accepting"},"scope":"Namespaced","singularResource":"accepting","verbs":["get"],
 			"subresources":[{"subresource":"bind","responseKind":null,"acceptedTypes":[{"group":"","version":"v1","kind":"Binding"}],"verbs":["create"]},{"subresource":"verbless","responseKind":{"kind":"None"}}]}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -34,7 +35,7 @@ type running struct {
 }
 
 // serve runs the whole fleet on free ports of the loopback interface and writes into dir: `manifests/NAME.yaml`, with which
-// portico and kube-apiserver find each server, and last `control`, the URL at which `POST /NAME/MODE` changes how a server answers and `GET /NAME` says how
+// portico and kube-apiserver find each server, `core/core.yaml` for the one that kube-apiserver cannot have, and last `control`, the URL at which `POST /NAME/MODE` changes how a server answers and `GET /NAME` says how
 // often it was asked. Only the front proxy may call the fleet.
 func serve(certificates, dir string) error {
 	certificate, err := tls.LoadX509KeyPair(filepath.Join(certificates, "fleet.crt"), filepath.Join(certificates, "fleet.key"))
@@ -52,13 +53,17 @@ func serve(certificates, dir string) error {
 	}
 	ended := make(chan error)
 	servers := map[string]*running{}
-	for _, definition := range fleet() {
+	for _, definition := range append(fleet(), core()) {
 		started, port, err := start(definition, settings, ended)
 		if err != nil {
 			return fmt.Errorf("%s: %w", definition.name, err)
 		}
 		servers[definition.name] = started
-		if err := put(filepath.Join(dir, "manifests"), definition.name+".yaml", manifests(definition, port, bundle)); err != nil {
+		folder := "manifests"
+		if definition.apis[0].group == "" {
+			folder = "core"
+		}
+		if err := put(filepath.Join(dir, folder), definition.name+".yaml", manifests(definition, port, bundle)); err != nil {
 			return err
 		}
 	}
@@ -194,21 +199,25 @@ func text(value any) string {
 func (s *running) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	switch mode := s.mode.Load().(string); {
-	case mode == modeHang:
+	case mode == modeHang, mode == modeStuck && s.isDiscovery(r.URL.Path):
 		<-r.Context().Done()
 	case mode == modeBusy:
 		answer(w, http.StatusServiceUnavailable, "application/json", status(http.StatusServiceUnavailable, "busy"))
-	case r.URL.Path == "/apis":
+	case r.URL.Path == "/apis" && s.apis[0].group != "", r.URL.Path == "/api" && s.apis[0].group == "":
 		s.groups(w, r, mode)
 	default:
 		for _, api := range s.apis {
-			if r.URL.Path == "/apis/"+api.group+"/"+api.version {
-				answer(w, http.StatusOK, "application/json", fmt.Sprintf(`{"kind":"APIResourceList","apiVersion":"v1","groupVersion":%q,"resources":%s}`+"\n", api.group+"/"+api.version, api.legacy))
+			if r.URL.Path == api.path() {
+				answer(w, http.StatusOK, "application/json", fmt.Sprintf(`{"kind":"APIResourceList","apiVersion":"v1","groupVersion":%q,"resources":%s}`+"\n", api.groupVersion(), api.legacy))
 				return
 			}
 		}
 		answer(w, http.StatusNotFound, "application/json", status(http.StatusNotFound, "the server could not find the requested resource"))
 	}
+}
+
+func (s *running) isDiscovery(path string) bool {
+	return path == "/apis" || slices.ContainsFunc(s.apis, func(a api) bool { return path == a.path() })
 }
 
 func (s *running) groups(w http.ResponseWriter, r *http.Request, mode string) {

@@ -81,7 +81,7 @@ impl Latency {
     pub fn draw(self, random: &mut fastrand::Rng) -> Duration {
         let drawn = match self {
             Self::Constant(latency) => latency,
-            Self::Uniform(least, most) => least + (most - least).mul_f64(random.f64()),
+            Self::Uniform(least, most) => least + most.saturating_sub(least).mul_f64(random.f64()),
             Self::Lognormal { median, p99 } => {
                 let sigma = (p99.as_secs_f64() / median.as_secs_f64()).ln() / NORMAL_P99;
                 let seconds = median.as_secs_f64() * (sigma * normal(random)).exp();

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::model::discovery::aggregated::{
     Freshness, GroupVersionKind, Resource, Scope, Subresource,
@@ -92,8 +92,10 @@ impl Documents {
         }
         let entry = group_entry(group, &versions);
         let mut own = entry.clone();
-        own["kind"] = "APIGroup".into();
-        own["apiVersion"] = "v1".into();
+        if let Value::Object(own) = &mut own {
+            own.insert("kind".to_owned(), "APIGroup".into());
+            own.insert("apiVersion".to_owned(), "v1".into());
+        }
         by_path.insert(format!("/apis/{group}"), encode(&own)?);
         let groups = json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [entry] });
         by_path.insert("/apis".to_owned(), encode(&groups)?);
@@ -188,7 +190,7 @@ fn legacy(group: &str, version: &str, resources: &[Resource]) -> Vec<ApiResource
     all
 }
 
-fn group_entry(group: &str, versions: &[String]) -> serde_json::Value {
+fn group_entry(group: &str, versions: &[String]) -> Value {
     let entry = |version: &String| json!({ "groupVersion": format!("{group}/{version}"), "version": version });
     json!({
         "name": group,
@@ -198,7 +200,7 @@ fn group_entry(group: &str, versions: &[String]) -> serde_json::Value {
 }
 
 /// Compact, with the newline that Go's encoder writes after a document.
-fn encode(document: &serde_json::Value) -> serde_json::Result<Bytes> {
+fn encode(document: &Value) -> serde_json::Result<Bytes> {
     let mut bytes = serde_json::to_vec(document)?;
     bytes.push(b'\n');
     Ok(bytes.into())
@@ -237,15 +239,14 @@ mod tests {
     #[test]
     fn the_aggregated_document_and_the_legacy_lists_agree() {
         let documents = Documents::make("g.example.com", SIZE, 2).unwrap();
-        let aggregated: serde_json::Value = serde_json::from_slice(&documents.aggregated).unwrap();
+        let aggregated: Value = serde_json::from_slice(&documents.aggregated).unwrap();
         let versions = aggregated["items"][0]["versions"].as_array().unwrap();
         let names: Vec<_> =
             versions.iter().map(|entry| entry["version"].as_str().unwrap()).collect();
         assert_eq!(names, ["v3", "v2", "v1"]);
         for (version, count) in names.iter().zip([21, 20, 20]) {
             let path = format!("/apis/g.example.com/{version}");
-            let list: serde_json::Value =
-                serde_json::from_slice(&documents.by_path[&path]).unwrap();
+            let list: Value = serde_json::from_slice(&documents.by_path[&path]).unwrap();
             let all = list["resources"].as_array().unwrap();
             assert_eq!(all.len(), 2 * count, "{version}");
             let hashed = all.iter().filter(|entry| entry["storageVersionHash"].is_string()).count();

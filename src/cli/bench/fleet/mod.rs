@@ -306,12 +306,13 @@ async fn flap(
 ) {
     let period = period.max(FLAP_PERIOD_MIN);
     let down = period.mul_f64(down.clamp(0.0, 1.0));
+    let up = period.saturating_sub(down);
     server.turn(command, behaviour.with(Fault::None));
     sleep(period.mul_f64(fastrand::f64())).await;
     loop {
         server.turn(command, behaviour.with(Fault::Refuse));
         sleep(down).await;
         server.turn(command, behaviour.with(Fault::None));
-        sleep(period - down).await;
+        sleep(up).await;
     }
 }

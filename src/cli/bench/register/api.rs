@@ -1,6 +1,6 @@
 //! Registration by the Kubernetes API of the aggregator, as anybody registers an extension server.
 //!
-//! The servers are on loopback, which kube-apiserver refuses in EndpointSlices: hence Services of
+//! The servers are on loopback, which kube-apiserver refuses in `EndpointSlices`: hence Services of
 //! type `ExternalName` for `localhost`, with the server's own port in Service and APIService.
 
 use std::fmt::Debug;
@@ -21,7 +21,7 @@ use crate::cli::bench::fleet::{Fleet, Server};
 /// Requests under way at a time.
 const IN_FLIGHT_MAX: usize = 16;
 
-pub(super) async fn prepare(client: &Client, namespace: &str) -> anyhow::Result<()> {
+pub(super) async fn check(client: &Client) -> anyhow::Result<()> {
     let left = labelled::<APIService>(&Api::all(client.clone())).await?;
     if let Some(left) = left.first() {
         bail!(
@@ -30,6 +30,10 @@ pub(super) async fn prepare(client: &Client, namespace: &str) -> anyhow::Result<
             left.name_any()
         );
     }
+    Ok(())
+}
+
+pub(super) async fn make_namespace(client: &Client, namespace: &str) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let found = namespaces.get_opt(namespace).await;
     let found = found.with_context(|| format!("cannot look for the namespace {namespace}"))?;
@@ -105,12 +109,14 @@ impl<K> Object for K where
 {
 }
 
-/// All that carry the label.
+/// All that carry the label, but for those that are going already.
 async fn labelled<K: Object>(api: &Api<K>) -> anyhow::Result<Vec<K>> {
     let chosen = ListParams::default().labels(&format!("{LABEL}={LABEL_VALUE}"));
     let list = api.list(&chosen).await;
     let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
-    Ok(list.items)
+    let mut found = list.items;
+    found.retain(|object| object.meta().deletion_timestamp.is_none());
+    Ok(found)
 }
 
 async fn create_all<K: Object>(api: &Api<K>, objects: Vec<K>) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ const EXTENSION: &str = "json";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const PORT_NAME: &str = "https";
 
-pub(super) fn prepare(directory: &Path) -> anyhow::Result<()> {
+pub(super) fn check(directory: &Path) -> anyhow::Result<()> {
     let left = ours(directory)?;
     if let Some(file) = left.first() {
         bail!(
@@ -189,22 +189,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let foreign = directory.path().join("portico-bench-mine.json");
         fs::write(&foreign, "{}").unwrap();
-        prepare(directory.path()).unwrap();
+        check(directory.path()).unwrap();
         add(directory.path(), &fleet, fleet.servers()).unwrap();
-        let error = prepare(directory.path()).unwrap_err().to_string();
+        let error = check(directory.path()).unwrap_err().to_string();
         assert!(error.contains("--clean-up"), "{error}");
         assert_eq!(clean_up(directory.path()).unwrap(), 1);
-        prepare(directory.path()).unwrap();
+        check(directory.path()).unwrap();
         assert!(foreign.exists());
         add(directory.path(), &fleet, &fleet.servers()[1..]).unwrap();
         remove(directory.path(), &fleet.servers()[1..]).unwrap();
         remove(directory.path(), &fleet.servers()[1..]).unwrap();
-        prepare(directory.path()).unwrap();
+        check(directory.path()).unwrap();
     }
 
     #[test]
     fn a_directory_that_cannot_be_read_is_named() {
-        let error = format!("{:#}", prepare(Path::new("/nowhere/manifests")).unwrap_err());
+        let error = format!("{:#}", check(Path::new("/nowhere/manifests")).unwrap_err());
         assert!(error.contains("/nowhere/manifests"), "{error}");
     }
 }

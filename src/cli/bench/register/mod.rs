@@ -45,11 +45,19 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
-    /// Makes sure that nothing of another run is in the way, and that the namespace is there.
-    pub async fn prepare(&self, namespace: &str) -> anyhow::Result<()> {
+    /// Makes sure that nothing of another run is in the way.
+    pub async fn check(&self) -> anyhow::Result<()> {
         match self {
-            Self::Manifests(directory) => manifests::prepare(directory),
-            Self::Api(client) => api::prepare(client, namespace).await,
+            Self::Manifests(directory) => manifests::check(directory),
+            Self::Api(client) => api::check(client).await,
+        }
+    }
+
+    /// Makes the namespace if there is none; in manifests it needs no object.
+    pub async fn make_namespace(&self, namespace: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Manifests(_) => Ok(()),
+            Self::Api(client) => api::make_namespace(client, namespace).await,
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) fn timeline(name: &str, timeline: &Timeline) -> Markup {
     html! {
         figure {
             figcaption {
-                b { "Freshness over time" } span { (name) } br;
+                b { "Freshness over time" } @if name != "target" { span { (name) } } br;
                 @for state in State::ALL {
                     span.legend { span class={ "key s-" (state.name()) } aria-hidden="true" {} (state.name()) }
                 }
@@ -33,7 +33,7 @@ pub(super) fn timeline(name: &str, timeline: &Timeline) -> Markup {
                 div.blank {}
                 div.axis {
                     @for quarter in [0.0, 0.25, 0.5, 0.75, 1.0] {
-                        span style={ "left:" (quarter * 100.0) "%" } { (micros(end * 1e3 * quarter)) }
+                        span style={ "left:" (quarter * 100.0) "%" } { @if quarter > 0.0 { (micros(end * 1e3 * quarter)) } @else { "0" } }
                     }
                 }
             }

@@ -120,9 +120,9 @@ fn figures(results: &Results) -> Markup {
     let with_process = results.targets.iter().any(|target| target.pid.is_some());
     let many = results.targets.len() > 1;
     html! {
+        p.sub { "Latencies are those of right answers; " (super::words::NONE) " stands where there were too few." }
         div.scroll tabindex="0" role="region" aria-label="Figures" {
             table {
-                caption { "Latencies are those of right answers; " (super::words::NONE) " stands where there were too few." }
                 thead { tr {
                     th scope="col" { "read" }
                     @if many { th scope="col" { "target" } }
@@ -138,10 +138,10 @@ fn figures(results: &Results) -> Markup {
                     }
                 } }
                 tbody {
-                    @for (at, target) in results.targets.iter().enumerate() {
-                        @for (reads, figures) in measured(target) {
+                    @for (name, rows) in by_kind(results) {
+                        @for (at, figures) in rows {
                             tr {
-                                th scope="row" { (reads.kind.name()) }
+                                th scope="row" { (name) }
                                 @if many { td { span class={ "key k" (at) } aria-hidden="true" {} (target_name(results, at)) } }
                                 (row(&figures, with_process))
                             }
@@ -151,6 +151,22 @@ fn figures(results: &Results) -> Markup {
             }
         }
     }
+}
+
+/// The figures of each kind of read, with the number of their target: what is compared stands
+/// together.
+fn by_kind(results: &Results) -> Vec<(&'static str, Vec<(usize, Figures)>)> {
+    let mut kinds: Vec<(&'static str, Vec<(usize, Figures)>)> = Vec::new();
+    for (at, target) in results.targets.iter().enumerate() {
+        for (reads, figures) in measured(target) {
+            let name = reads.kind.name();
+            match kinds.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, rows)) => rows.push((at, figures)),
+                None => kinds.push((name, vec![(at, figures)])),
+            }
+        }
+    }
+    kinds
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
@@ -210,9 +226,9 @@ fn ratios(results: &Results) -> Markup {
         @if !ratios.is_empty() {
             section {
                 h2 { "First target to second" }
-                div.scroll tabindex="0" role="region" aria-label="Ratios" {
+                p.sub { "Ratios round by round: the median, the smallest and the largest." }
+                div.scroll.narrow tabindex="0" role="region" aria-label="Ratios" {
                     table {
-                        caption { "Ratios round by round: the median, and the smallest and the largest." }
                         thead { tr {
                             th scope="col" { "read" } th scope="col" { "figure" }
                             th.n scope="col" { "ratio" } th.n scope="col" { "min" }
@@ -267,7 +283,7 @@ fn findings(results: &Results) -> Markup {
         })
     };
     html! {
-        div.scroll tabindex="0" role="region" aria-label="Findings" {
+        div.scroll.narrow tabindex="0" role="region" aria-label="Findings" {
             table {
                 thead { tr {
                     th scope="col" { "found" }
@@ -321,5 +337,58 @@ fn what_was_run(results: &Results) -> Markup {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::sample;
+    use super::*;
+
+    /// Tags that are open at the end, or the first one that closes another.
+    fn open_tags(page: &str) -> Vec<&str> {
+        const VOID: [&str; 3] = ["meta", "br", "!DOCTYPE"];
+        let mut open = Vec::new();
+        for tag in page.split('<').skip(1) {
+            let end = tag.find(['>', ' ']).unwrap();
+            match tag[..end].strip_prefix('/') {
+                Some(closed) if open.last() == Some(&closed) => drop(open.pop()),
+                Some(closed) => return vec![closed],
+                None if VOID.contains(&&tag[..end]) => {}
+                None => open.push(&tag[..end]),
+            }
+        }
+        open
+    }
+
+    #[track_caller]
+    fn check(results: &Results) -> String {
+        let page = page(results);
+        assert_eq!(open_tags(&page), Vec::<&str>::new());
+        for reference in ["src=", "href=", "url(", "@import", "<script", "<link", "NaN", "inf"] {
+            assert!(!page.contains(reference), "{reference}");
+        }
+        page
+    }
+
+    #[test]
+    fn a_page_is_well_formed_and_refers_to_nothing_outside() {
+        let one = check(&sample(&[&[20]]));
+        assert!(one.contains("Too short for a plot") && !one.contains("First target to second"));
+        let millis: Vec<u64> = (1..3000).collect();
+        let two = check(&sample(&[&millis, &millis]));
+        assert_eq!(two.matches("<svg").count(), 2);
+        assert!(two.contains("First target to second") && two.contains("prefers-color-scheme"));
+        check(&sample(&[&[]]));
+        check(&sample(&[]));
+    }
+
+    #[test]
+    fn what_others_have_written_is_text_and_no_markup() {
+        let mut results = sample(&[&[20]]);
+        results.targets[0].notes.push("<script>alert(1)</script>".to_owned());
+        results.targets[0].version = Some("\"><svg>".to_owned());
+        let page = check(&results);
+        assert!(page.contains("&lt;script&gt;"));
     }
 }

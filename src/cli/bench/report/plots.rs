@@ -51,7 +51,7 @@ pub(super) fn latency(kind: &str, lines: &[Line<'_>]) -> Markup {
     let said: String = said.collect();
     html! {
         figure {
-            figcaption { b { (kind) } span { "share of reads answered within" } (legend(lines)) }
+            figcaption { b { (kind) } span { "share answered within" } (legend(lines)) }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ "Latencies of " (kind) " reads. " (said) } {
                 title { "Latencies of " (kind) " reads" }
                 @for share in [0.0, 0.25, 0.5, 0.75, 1.0] {

@@ -188,7 +188,7 @@ fn flapping(text: &str) -> Result<Flapping, String> {
 }
 
 fn count(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number of servers"))
+    text.parse().map_err(|error| format!("{text:?} is no number of servers: {error}"))
 }
 
 /// A time between two changes, which cannot be none.

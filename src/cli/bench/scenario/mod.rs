@@ -82,7 +82,7 @@ impl Scenario {
     /// Starts the servers and begins to look at the target, which `config` names; nothing is
     /// registered yet.
     pub async fn start(plan: Plan, place: Place, config: kube::Config) -> anyhow::Result<Self> {
-        place.prepare(&plan.fleet.namespace).await?;
+        place.check().await?;
         let mut spec = plan.fleet.clone();
         if plan.fault_after.is_some() {
             for behaviour in &mut spec.servers {
@@ -125,6 +125,7 @@ impl Scenario {
 
     /// Registers the fleet.
     pub async fn register(&mut self) -> anyhow::Result<()> {
+        self.place.make_namespace(self.fleet.namespace()).await?;
         self.registered = Some((Instant::now(), None));
         self.marks.set("servers registered".to_owned());
         self.place.add(&self.fleet, self.at_start()).await?;

@@ -1,6 +1,6 @@
 //! Looking at the target's aggregated document again and again, without being a load to it.
 //!
-//! One read at a time, with the ETag that is known, so that most answers are a 304; after an answer
+//! One read at a time, with the `ETag` that is known, so that most answers are a 304; after an answer
 //! as long a pause as the look took, at least [`PAUSE_MIN`]. What a look finds became visible after
 //! the look before it was sent: that is how late each finding can be, and it is kept with it.
 
@@ -113,7 +113,7 @@ fn bail_late() -> anyhow::Result<Look> {
 struct Look {
     /// When its head came.
     at: Instant,
-    /// The document with its ETag, unless it is the one that is known.
+    /// The document with its `ETag`, unless it is the one that is known.
     found: Option<(Option<HeaderValue>, Vec<u8>)>,
 }
 

@@ -193,7 +193,7 @@ impl Seen {
             let tracks = self.tracks.get_mut(first..first + versions).unwrap_or_default();
             for version in &group.versions {
                 let ends = |track: &&mut Track| {
-                    track.group_version.rsplit('/').next() == Some(version.version.as_ref())
+                    track.group_version.rsplit('/').next() == Some(version.name.as_ref())
                 };
                 if let Some(track) = tracks.iter_mut().find(ends) {
                     let empty = version.freshness == Freshness::Current
@@ -235,8 +235,8 @@ struct Name<'a> {
 
 #[derive(Debug, Deserialize)]
 struct Version<'a> {
-    #[serde(borrow)]
-    version: Cow<'a, str>,
+    #[serde(borrow, rename = "version")]
+    name: Cow<'a, str>,
     freshness: Freshness,
     #[serde(default)]
     resources: Vec<Plural<'a>>,
@@ -251,5 +251,113 @@ struct Plural<'a> {
 impl<'a> Document<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::cli::bench::fleet::{Behaviour, Fault, Latency, Size, Spec};
+
+    const WELL: Behaviour = Behaviour::well(Latency::NONE);
+
+    /// Two servers of the start, of which the second may be awaited less, and one that comes later.
+    fn watched(second_is_well: bool) -> (Fleet, Seen) {
+        let fleet = Fleet::start(&Spec {
+            servers: vec![WELL; 3],
+            size: Size { versions: 1, resources: 2 },
+            namespace: "default".to_owned(),
+            proxy_client_ca: None,
+        })
+        .unwrap();
+        let awaited =
+            Awaited { registered: vec![true, true, false], well: vec![true, second_is_well, true] };
+        let seen = Seen::new(&fleet, awaited, Instant::now());
+        (fleet, seen)
+    }
+
+    fn group(server: usize, freshness: &str, resources: &[&str]) -> Value {
+        let resources: Vec<Value> =
+            resources.iter().map(|name| json!({ "resource": name, "verbs": [] })).collect();
+        json!({
+            "metadata": { "name": format!("g{server:03}.{DOMAIN}") },
+            "versions": [{ "version": "v1", "freshness": freshness, "resources": resources }],
+        })
+    }
+
+    fn look(fleet: &Fleet, seen: &mut Seen, groups: &[Value]) {
+        let text = json!({ "items": groups }).to_string();
+        let sight = Sight { at: Instant::now(), late_at_most: Duration::ZERO };
+        seen.look(sight, Some(Document::parse(text.as_bytes())), fleet);
+    }
+
+    fn states(seen: &Seen, server: usize) -> Vec<State> {
+        seen.tracks[server].states.iter().map(|(_, state)| *state).collect()
+    }
+
+    #[test]
+    fn complete_is_what_has_all_resources_of_all_versions() {
+        let (fleet, mut seen) = watched(true);
+        let other = json!({ "metadata": { "name": "apps" }, "versions": [] });
+        look(&fleet, &mut seen, &[other, group(0, "Current", &["a", "b"])]);
+        assert!(seen.named.is_none());
+        look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"]), group(1, "Stale", &[])]);
+        assert!(seen.named.is_some() && seen.complete_well.is_none());
+        // Current without its resources is as good as not there.
+        look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"]), group(1, "Current", &["a"])]);
+        assert!(seen.complete.is_none());
+        look(&fleet, &mut seen, &[0, 1].map(|it| group(it, "Current", &["a", "b"])));
+        assert!(seen.complete.is_some() && seen.complete_well.is_some());
+        assert_eq!(
+            states(&seen, 1),
+            [State::Missing, State::Stale, State::Missing, State::Current]
+        );
+    }
+
+    #[test]
+    fn a_server_with_a_fault_is_not_awaited_by_those_who_are_well() {
+        let (fleet, mut seen) = watched(false);
+        look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
+        assert!(seen.complete_well.is_some() && seen.complete.is_none());
+    }
+
+    #[test]
+    fn current_while_its_server_is_down_is_held_also_when_the_document_stays() {
+        let (fleet, mut seen) = watched(true);
+        look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
+        fleet.servers()[0].behave(WELL.with(Fault::Hang));
+        seen.look(Sight { at: Instant::now(), late_at_most: Duration::ZERO }, None, &fleet);
+        fleet.servers()[0].behave(WELL);
+        seen.look(Sight { at: Instant::now(), late_at_most: Duration::ZERO }, None, &fleet);
+        let expected = [State::Missing, State::Current, State::Held, State::Current];
+        assert_eq!(states(&seen, 0), expected);
+        assert_eq!((seen.looks, seen.documents), (3, 1));
+    }
+
+    #[test]
+    fn changes_and_the_server_that_comes_later_are_seen_once() {
+        let (fleet, mut seen) = watched(true);
+        let start = group(0, "Current", &["a", "b"]);
+        let second = group(0, "Current", &["changes-2", "a", "b"]);
+        let later = group(2, "Current", &["a", "b"]);
+        look(&fleet, &mut seen, std::slice::from_ref(&start));
+        assert!(seen.removed.is_none());
+        look(&fleet, &mut seen, &[second.clone(), later]);
+        assert!(seen.added.is_some() && seen.removed.is_none());
+        look(&fleet, &mut seen, &[second]);
+        assert!(seen.removed.is_some());
+        let numbers: Vec<u64> = seen.changes[&0].iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [2]);
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_is_a_failure_and_changes_nothing() {
+        let (fleet, mut seen) = watched(true);
+        look(&fleet, &mut seen, &[group(0, "Current", &["a", "b"])]);
+        let sight = Sight { at: Instant::now(), late_at_most: Duration::ZERO };
+        seen.look(sight, Some(Document::parse(b"{\"items\":[")), &fleet);
+        assert_eq!((seen.failures, states(&seen, 0).last()), (1, Some(&State::Current)));
     }
 }
