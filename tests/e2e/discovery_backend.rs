@@ -229,7 +229,7 @@ fn misbehave(manner: Manner, document: &Value) -> Response<Sent> {
             answer
         }
         Manner::CutShort => {
-            let half = Bytes::from(document[..document.len() / 2].to_owned());
+            let half = Bytes::from(document).split_to(20);
             let cut = std::io::Error::other("cut short");
             let frames = stream::iter([Ok(Frame::data(half)), Err(cut)]);
             let builder = Response::builder().header("content-type", AGGREGATED);
@@ -268,9 +268,10 @@ fn with_etag(document: &Value, headers: &HeaderMap) -> Response<Sent> {
     let etag = format!("W/\"tag, {}\"", body.len());
     let known =
         headers.get("if-none-match").is_some_and(|value| value.as_bytes() == etag.as_bytes());
-    let mut answer = match known {
-        true => text(StatusCode::NOT_MODIFIED, AGGREGATED, ""),
-        false => text(StatusCode::OK, AGGREGATED, body),
+    let mut answer = if known {
+        text(StatusCode::NOT_MODIFIED, AGGREGATED, "")
+    } else {
+        text(StatusCode::OK, AGGREGATED, body)
     };
     answer.headers_mut().insert("etag", etag.parse().unwrap());
     answer

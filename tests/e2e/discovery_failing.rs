@@ -165,6 +165,12 @@ async fn check(rig: &Rig, name: &str, shown: &str, document: (u16, &str)) {
     assert_eq!(versions, usize::from(is_there), "{name}: {}", group.text());
 }
 
+fn behave(backends: &[DiscoveryBackend], manner: Manner) {
+    for backend in backends {
+        backend.behave(manner);
+    }
+}
+
 #[tokio::test]
 async fn what_is_shown_while_a_server_is_down_is_the_apiservices_choice_and_may_change() {
     let policies = [("stale", DEFAULT), ("hold", HOLD), ("omit", OMIT)];
@@ -177,16 +183,16 @@ async fn what_is_shown_while_a_server_is_down_is_the_apiservices_choice_and_may_
     for (name, annotations) in policies {
         setup = setup.manifest(&format!("{name}.yaml"), &text(name, annotations));
     }
-    backends.iter().for_each(|backend| backend.behave(Manner::Status(503)));
+    behave(&backends, Manner::Status(503));
     let rig = setup.start().await;
     check(&rig, "stale", "Stale ", (503, "DiscoveryRefused")).await;
     check(&rig, "hold", "Stale ", (503, "DiscoveryRefused")).await;
     check(&rig, "omit", "", (503, "DiscoveryRefused")).await;
-    backends.iter().for_each(|backend| backend.behave(Manner::Aggregated));
+    behave(&backends, Manner::Aggregated);
     for (name, _) in policies {
         check(&rig, name, "Current things", (200, "things")).await;
     }
-    backends.iter().for_each(|backend| backend.behave(Manner::Status(503)));
+    behave(&backends, Manner::Status(503));
     check(&rig, "stale", "Stale things", (200, "things")).await;
     check(&rig, "omit", "", (503, "DiscoveryRefused")).await;
     rig.await_metric("portico_discovery_versions", &["shown=\"held\""], 1.0).await;
@@ -200,7 +206,7 @@ async fn what_is_shown_while_a_server_is_down_is_the_apiservices_choice_and_may_
     let brief = format!("{HOLD}, portico.dev/hold-for: 10ms");
     rig.write("hold.yaml", &text("hold", &brief));
     check(&rig, "hold", "Stale things", (200, "things")).await;
-    backends.iter().for_each(|backend| backend.behave(Manner::Aggregated));
+    behave(&backends, Manner::Aggregated);
     for (name, _) in policies {
         check(&rig, name, "Current things", (200, "things")).await;
     }

@@ -188,7 +188,7 @@ impl Known {
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
         version.priority_of_group = entry.group_priority;
-        version.priority_of_version = entry.version_priority;
+        version.priority = entry.version_priority;
         version.policy = remote.discovery;
         version.table_fault.clone_from(&remote.fault);
         let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
@@ -396,7 +396,7 @@ impl Known {
         };
         let shown = Shown {
             group_priority: version.priority_of_group,
-            version_priority: version.priority_of_version,
+            version_priority: version.priority,
             listed: freshness.is_some(),
             entry: freshness.map(|freshness| ShownEntry {
                 freshness,

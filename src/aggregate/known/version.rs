@@ -19,7 +19,7 @@ const KEEP_INTERVAL_MS: u64 = 600_000;
 pub(super) struct Version {
     pub(super) name: Arc<str>,
     pub(super) priority_of_group: i32,
-    pub(super) priority_of_version: i32,
+    pub(super) priority: i32,
     pub(super) policy: Policy,
     /// The list of resources while it is not shown; else the assembly has it.
     pub(super) parked: Option<Bytes>,
@@ -69,7 +69,7 @@ impl Version {
         Self {
             name: Arc::clone(&remote.name),
             priority_of_group: 0,
-            priority_of_version: 0,
+            priority: 0,
             policy: Policy::default(),
             parked,
             legacy,
