@@ -84,14 +84,36 @@ pub struct Accepted {
 pub fn negotiate(accept: Option<&str>, offer: Offer) -> Option<Accepted> {
     let header = accept.map(str::trim).filter(|header| !header.is_empty()).unwrap_or("*/*");
     let mut clauses: Vec<Clause<'_>> = header.split(',').filter_map(Clause::parse).collect();
-    // The sort is stable: equals keep the client's order.
-    clauses.sort_by_key(|clause| (Reverse(clause.quality), clause.wildcard()));
+    sort(&mut clauses);
     let mut chosen = clauses.iter().filter_map(|clause| clause.accepted(offer));
     let first = chosen.next()?;
     let aggregated = (first.form != Form::Discovery)
         .then(|| chosen.find(|accepted| accepted.form == Form::Discovery))
         .flatten();
     Some(aggregated.unwrap_or(first))
+}
+
+/// Up to so many clauses Go's `sort.Slice` sorts by insertion, which decides what comes of an order that
+/// contradicts itself.
+const INSERTION_MAX: usize = 12;
+
+/// Sorts as goautoneg: a greater quality comes first, and so does what is concrete, whatever its
+/// quality; equals keep the client's order.
+fn sort(clauses: &mut [Clause<'_>]) {
+    if clauses.len() > INSERTION_MAX {
+        clauses.sort_by_key(|clause| (Reverse(clause.quality), clause.wildcard()));
+        return;
+    }
+    for end in 1..clauses.len() {
+        for at in (1..=end).rev() {
+            match (clauses.get(at), clauses.get(at - 1)) {
+                (Some(later), Some(earlier)) if later.precedes(earlier) => {
+                    clauses.swap(at, at - 1);
+                }
+                _ => break,
+            }
+        }
+    }
 }
 
 /// Whether a Content-Type is that of the aggregated document, v2 in JSON; parameters may come in any
@@ -204,6 +226,17 @@ impl<'a> Clause<'a> {
         self.media_type.contains('*')
     }
 
+    /// goautoneg's order, which is none: a concrete type with a low quality and a wildcard with a high
+    /// one precede each other.
+    fn precedes(&self, other: &Self) -> bool {
+        let parts = |clause: &Self| {
+            let (of, sub) = clause.media_type.split_once('/').unwrap_or(("*", "*"));
+            (of == "*", sub == "*")
+        };
+        let ((any, any_sub), (other_any, other_any_sub)) = (parts(self), parts(other));
+        self.quality > other.quality || (!any && other_any) || (!any_sub && other_any_sub)
+    }
+
     fn accepted(&self, offer: Offer) -> Option<Accepted> {
         let media = match self.media_type {
             "*" | "*/*" | "application/*" | "application/json" => Media::Json,
@@ -272,6 +305,8 @@ mod tests {
             ("application/json;q=0.9, application/yaml", yaml),
             ("application/json;q=0.50,application/yaml;q=0.5", json),
             ("*/*,application/yaml", yaml),
+            ("*/*;q=0.9,application/yaml;q=0.1", yaml),
+            ("application/yaml;q=0.1,*/*;q=0.9", json),
             ("application/json;q=0", json),
             ("application/json;q=x,application/yaml;q=0.001", yaml),
             ("text/html", None),
