@@ -95,15 +95,11 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
-    let surroundings = Surroundings {
-        table: table.clone(),
-        attention: upstreams.attention(),
-        readiness: readiness.clone(),
-        metrics: Arc::clone(&metrics),
-    };
-    let discovery = aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery };
-    let (aggregator, documents) = Aggregator::new(discovery, surroundings)
-        .context("cannot keep discovery in the data directory")?;
+    let (aggregator, documents) = Aggregator::new(
+        aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
+        Surroundings::new(&table, &upstreams, &readiness, &metrics),
+    )
+    .context("cannot keep discovery in the data directory")?;
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -148,12 +144,14 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
-    let frontend = tasks::spawn("frontend", async move {
-        if let Err(error) = frontend.run().await {
-            tracing::error!(%error, "frontend failed");
-        }
-    });
+    let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
+}
+
+async fn serve(frontend: Frontend) {
+    if let Err(error) = frontend.run().await {
+        tracing::error!(%error, "frontend failed");
+    }
 }
 
 /// Writes out what the log holds; blocks while somebody cannot get a line out.

@@ -24,7 +24,7 @@ use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{self, Attention, Backend, Pool, Upstream};
+use crate::upstream::{self, Attention, Backend, Pool, Upstream, Upstreams};
 
 /// Servers that are asked at a time.
 const ASKED_MAX: usize = 192;
@@ -89,6 +89,23 @@ pub struct Surroundings {
     pub readiness: Readiness,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
+}
+
+impl Surroundings {
+    /// Takes its share of each.
+    pub fn new(
+        table: &View<RoutingTable<Upstream>>,
+        upstreams: &Upstreams,
+        readiness: &Readiness,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            table: table.clone(),
+            attention: upstreams.attention(),
+            readiness: readiness.clone(),
+            metrics: Arc::clone(metrics),
+        }
+    }
 }
 
 /// What happened to a question.

@@ -143,14 +143,13 @@ impl Fetcher {
         drop(document);
         let mut versions = Vec::with_capacity(wanted.len());
         for (wanted, found) in wanted.iter().zip(found) {
-            versions.push(match found {
-                Some(learnt) => learnt,
-                // Upstream shows such a version as Current and empty, which defeats kubectl's cache.
-                None => {
-                    // Nor could a 304 tell anything about it.
-                    etag = None;
-                    self.legacy_of(backend, wanted, deadline).await
-                }
+            versions.push(if let Some(learnt) = found {
+                learnt
+            } else {
+                // Upstream shows such a version as Current and empty, which defeats kubectl's cache;
+                // and a 304 could not tell anything about it.
+                etag = None;
+                self.legacy_of(backend, wanted, deadline).await
             });
         }
         Ok(Answer::Versions { etag, from_legacy: false, versions })

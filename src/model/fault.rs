@@ -237,11 +237,17 @@ impl Hop {
                 format!("{service} switched to a protocol that was not asked for")
             }
             Self::Overloaded => format!("too many requests are waiting for {service}"),
-            Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
-            Self::InvalidDiscovery => {
-                format!("the discovery of {service} cannot be read")
+            Self::DiscoveryRefused | Self::InvalidDiscovery | Self::DiscoveryNotFetched => {
+                self.sentence_of_discovery(service)
             }
-            Self::DiscoveryNotFetched => format!("the resources of {service} are not known yet"),
+        }
+    }
+
+    fn sentence_of_discovery(self, service: &ServicePort) -> String {
+        match self {
+            Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
+            Self::InvalidDiscovery => format!("the discovery of {service} cannot be read"),
+            _ => format!("the resources of {service} are not known yet"),
         }
     }
 }

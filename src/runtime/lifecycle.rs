@@ -222,9 +222,9 @@ mod tests {
         assert_eq!(readiness.awaited(), ["one", "two"]);
         drop(one);
         assert_eq!(readiness.awaited(), ["two"]);
-        let once = readiness.wait_once_for("once".to_owned());
-        assert_eq!(readiness.awaited(), ["once", "two"]);
-        drop(once);
+        let server = readiness.wait_once_for("server".to_owned());
+        assert_eq!(readiness.awaited(), ["server", "two"]);
+        drop(server);
         assert_eq!(readiness.named(), [("one".into(), true), ("two".into(), false)]);
     }
 

@@ -187,7 +187,7 @@ impl Known {
         let mut version =
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
         let concerns_server = before != Some(key) || version.table_fault != remote.fault;
-        version.group_priority = entry.group_priority;
+        version.priority_of_group = entry.group_priority;
         version.priority = entry.version_priority;
         version.policy = remote.discovery;
         version.table_fault.clone_from(&remote.fault);
@@ -353,14 +353,7 @@ impl Known {
                 continue;
             };
             match learnt {
-                Ok(Learnt { legacy, .. }) => {
-                    version.legacy_is_own = true;
-                    if version.legacy.as_ref() != Some(&legacy) {
-                        version.legacy = Some(legacy);
-                        version.learnt_at = Some(now.unix_ms);
-                        version.changed = true;
-                    }
-                }
+                Ok(Learnt { legacy, .. }) => version.learn_own(legacy, now.unix_ms),
                 Err(fault) => tracing::debug!(
                     apiservice = %version.name, cause = fault.hop.word(), detail = %fault.detail,
                     "version's own document not fetched"
@@ -402,14 +395,14 @@ impl Known {
             Showing::Omitted => None,
         };
         let shown = Shown {
-            group_priority: version.group_priority,
+            group_priority: version.priority_of_group,
             version_priority: version.priority,
             listed: freshness.is_some(),
             entry: freshness.map(|freshness| ShownEntry {
                 freshness,
                 resources: resources.clone().unwrap_or(NO_RESOURCES),
             }),
-            legacy: freshness.and(version.legacy.clone()),
+            legacy: freshness.and(version.legacy.as_ref()).map(|legacy| legacy.json.clone()),
             fault: version.table_fault.clone().or_else(|| version.fault.clone()),
         };
         if freshness.is_none() {

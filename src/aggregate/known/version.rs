@@ -15,18 +15,15 @@ use crate::upstream::{Backend, Upstream};
 const KEEP_INTERVAL_MS: u64 = 600_000;
 
 /// One version that an APIService registers.
-#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Debug)]
 pub(super) struct Version {
     pub(super) name: Arc<str>,
-    pub(super) group_priority: i32,
+    pub(super) priority_of_group: i32,
     pub(super) priority: i32,
     pub(super) policy: Policy,
     /// The list of resources while it is not shown; else the assembly has it.
     pub(super) parked: Option<Bytes>,
-    pub(super) legacy: Option<Bytes>,
-    /// True when `legacy` is what the server itself says.
-    pub(super) legacy_is_own: bool,
+    pub(super) legacy: Option<Legacy>,
     /// True when the server is to be asked for its own document.
     pub(super) wants_own: bool,
     /// When its list was known to be right, in Unix milliseconds; none when it never was.
@@ -44,6 +41,14 @@ pub(super) struct Version {
     pub(super) changed: bool,
 }
 
+/// A version's own document.
+#[derive(Debug)]
+pub(super) struct Legacy {
+    pub(super) json: Bytes,
+    /// True when it is what the server itself says, and not made of the aggregated one.
+    pub(super) is_own: bool,
+}
+
 impl Version {
     /// A version that is new here, with what was kept of it if it is from the same server.
     pub(super) fn new(
@@ -57,16 +62,15 @@ impl Version {
             Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
             None => (None, None, None),
         };
-        let legacy = legacy.map(|document| [&document[..], b"\n"].concat().into());
-        let legacy_is_own = legacy.is_some();
+        let own = legacy.map(|document| Bytes::from([&document[..], b"\n"].concat()));
+        let is_own = own.is_some();
         let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
-        let legacy = legacy.or_else(converted);
+        let legacy = own.or_else(converted).map(|json| Legacy { json, is_own });
         Self {
             name: Arc::clone(&remote.name),
-            group_priority: 0,
+            priority_of_group: 0,
             priority: 0,
             policy: Policy::default(),
-            legacy_is_own,
             parked,
             legacy,
             wants_own: false,
@@ -115,19 +119,27 @@ impl Version {
         let same = self.fetched.is_some() && before.as_ref() == Some(&resources);
         self.confirm(unix_ms);
         if from_legacy || !same {
-            if !same || self.legacy.as_ref() != Some(&legacy) {
+            if !same || self.legacy.as_ref().is_none_or(|before| before.json != legacy) {
                 (self.learnt_at, self.changed) = (Some(unix_ms), true);
             }
             self.parked = Some(resources);
-            self.legacy = Some(legacy);
-            self.legacy_is_own = from_legacy;
+            self.legacy = Some(Legacy { json: legacy, is_own: from_legacy });
         }
-        self.wants_own = !self.legacy_is_own;
+        self.wants_own = !self.legacy.as_ref().is_some_and(|legacy| legacy.is_own);
+    }
+
+    /// Takes in what the server itself says.
+    pub(super) fn learn_own(&mut self, json: Bytes, unix_ms: u64) {
+        let same = self.legacy.as_ref().is_some_and(|before| before.json == json);
+        if !same {
+            (self.learnt_at, self.changed) = (Some(unix_ms), true);
+        }
+        self.legacy = Some(Legacy { json, is_own: true });
     }
 
     pub(super) fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {
         let (fetched, resources) = (self.fetched?, resources?.clone());
-        let own = self.legacy.as_ref().filter(|_| self.legacy_is_own);
+        let own = self.legacy.as_ref().filter(|legacy| legacy.is_own).map(|legacy| &legacy.json);
         // Kept without the newline that it is served with.
         let own = own.map(|document| document.slice_ref(document.trim_ascii_end()));
         Some(Record::new(backend.spec(), fetched, resources, own))

@@ -118,7 +118,7 @@ pub(super) fn text(results: &Results) -> anyhow::Result<String> {
             rounds: about.rounds,
         },
         targets: results.targets.iter().map(target).collect(),
-        ratios: results.ratios().into_iter().map(ratio).collect(),
+        ratios: results.ratios().iter().map(ratio).collect(),
     };
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
@@ -179,8 +179,8 @@ fn reads_of(kind: Kind, rounds: usize, seconds: f64, figures: Figures) -> ReadsO
     }
 }
 
-fn ratio(ratio: Ratio) -> RatioOf {
-    let Ratio { kind, figure, spread, .. } = ratio;
+fn ratio(ratio: &Ratio) -> RatioOf {
+    let &Ratio { kind, figure, spread, .. } = ratio;
     RatioOf {
         kind: kind.name(),
         figure,

@@ -125,7 +125,9 @@ impl Reads {
     pub(super) fn total(&self) -> Option<Tally> {
         let (first, rest) = self.rounds.split_first()?;
         let mut total = first.clone();
-        rest.iter().for_each(|round| total.after(round));
+        for round in rest {
+            total.after(round);
+        }
         Some(total)
     }
 }

@@ -96,7 +96,7 @@ fn sections(target: &TargetResults, text: &mut String) {
             });
             table.add_row([finding.title.to_owned(), value]);
         }
-        writeln!(text, "{}", finished(table)).ok();
+        writeln!(text, "{}", finished(&table)).ok();
     }
     for note in &target.notes {
         writeln!(text, "note: {note}").ok();
@@ -121,7 +121,7 @@ fn latencies(measured: &[(&Reads, Figures)]) -> String {
         row.extend(figures.quantiles.map(|latency| or_none(latency, time)));
         table.add_row(row);
     }
-    finished(table)
+    finished(&table)
 }
 
 fn costs(measured: &[(&Reads, Figures)]) -> String {
@@ -145,7 +145,7 @@ fn costs(measured: &[(&Reads, Figures)]) -> String {
         }
         table.add_row(row);
     }
-    finished(table)
+    finished(&table)
 }
 
 fn ratios(results: &Results) -> String {
@@ -168,7 +168,7 @@ fn ratios(results: &Results) -> String {
             spread.count.to_string(),
         ]);
     }
-    finished(table)
+    finished(&table)
 }
 
 /// Without lines but one below the head; numbers to the right.
@@ -184,9 +184,14 @@ fn plain(head: &[&str]) -> Table {
     table
 }
 
-fn finished(table: Table) -> String {
+fn finished(table: &Table) -> String {
     let lines = table.to_string();
-    lines.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let mut text = String::new();
+    for line in lines.lines() {
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]

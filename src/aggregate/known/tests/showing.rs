@@ -165,7 +165,7 @@ fn readiness_awaits_each_server_until_it_answers_in_whatever_way_or_is_given_up(
 }
 
 #[track_caller]
-fn check_counted(world: &World, expected: [usize; 4]) {
+fn check_counts(world: &World, expected: [usize; 4]) {
     let text = world.metrics.render().unwrap();
     for (word, count) in ["current", "held", "stale", "omitted"].iter().zip(expected) {
         let line = format!("portico_discovery_versions{{shown=\"{word}\"}} {count}");
@@ -180,13 +180,13 @@ fn metrics_count_versions_by_how_they_are_shown() {
     world.register("v1", "one", stale(), 0);
     world.register("v2", "one", policy(WhileDown::Omit), 0);
     world.register("v3", "one", policy(WhileDown::Hold(Duration::from_secs(3600))), 0);
-    check_counted(&world, [0, 0, 2, 1]);
+    check_counts(&world, [0, 0, 2, 1]);
     world.learn("a", 0);
-    check_counted(&world, [3, 0, 0, 0]);
+    check_counts(&world, [3, 0, 0, 0]);
     world.fail(70_000);
-    check_counted(&world, [0, 1, 1, 1]);
+    check_counts(&world, [0, 1, 1, 1]);
     for version in ["v1", "v2", "v3"] {
         world.unregister(version, 70_001);
     }
-    check_counted(&world, [0, 0, 0, 0]);
+    check_counts(&world, [0, 0, 0, 0]);
 }

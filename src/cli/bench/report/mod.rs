@@ -304,18 +304,17 @@ fn findings(results: &Results) -> Markup {
 
 fn what_was_run(results: &Results) -> Markup {
     let about = &results.about;
-    let pace = match about.rate {
-        Some(rate) => format!(
+    let pace = if let Some(rate) = about.rate {
+        format!(
             "{} reads a second over {}; latency counts from when a read was due",
             number(rate),
             counted(about.clients.into(), "connection")
-        ),
-        None => {
-            let clients = counted(about.clients.into(), "client");
-            format!(
-                "{clients}, each with one connection, which read again as soon as they have their answer"
-            )
-        }
+        )
+    } else {
+        let clients = counted(about.clients.into(), "client");
+        format!(
+            "{clients}, each with one connection, which read again as soon as they have their answer"
+        )
     };
     html! {
         section {
@@ -350,12 +349,12 @@ mod tests {
         const VOID: [&str; 3] = ["meta", "br", "!DOCTYPE"];
         let mut open = Vec::new();
         for tag in page.split('<').skip(1) {
-            let end = tag.find(['>', ' ']).unwrap();
-            match tag[..end].strip_prefix('/') {
+            let name = tag.split(['>', ' ']).next().unwrap();
+            match name.strip_prefix('/') {
                 Some(closed) if open.last() == Some(&closed) => drop(open.pop()),
                 Some(closed) => return vec![closed],
-                None if VOID.contains(&&tag[..end]) => {}
-                None => open.push(&tag[..end]),
+                None if VOID.contains(&name) => {}
+                None => open.push(name),
             }
         }
         open

@@ -73,12 +73,13 @@ pub(super) fn latency(kind: &str, lines: &[Line<'_>]) -> Markup {
 fn quantiles(total: &Tally) -> String {
     let figures = Figures::of(total).quantiles;
     let named = QUANTILES.iter().zip(figures);
-    named.map(|((name, ..), latency)| format!("{name} {} ", or_none(latency, time))).collect()
+    let said = named.map(|((name, ..), latency)| format!("{name} {}", or_none(latency, time)));
+    said.collect::<Vec<_>>().join(" ")
 }
 
 /// On an axis, where `2.00` would be noise.
 fn plain_micros(value: f64) -> String {
-    micros(value).replace(".00 ", " ").replace(".0 ", " ").replace("0 s", "0 s")
+    micros(value).replace(".00 ", " ").replace(".0 ", " ")
 }
 
 /// A line that rises in steps: how a distribution is drawn. Thinned to what can be seen.
@@ -111,12 +112,12 @@ pub(super) fn over_time(kind: &str, lines: &[Line<'_>]) -> Markup {
     let y = Scale::linear(highest.fold(0.0, f64::max), PLOT_HEIGHT);
     let x = Scale::to_just(courses.iter().map(|course| course.end).fold(0.0, f64::max), PLOT_WIDTH);
     let is_empty = courses.iter().all(|course| course.points.len() < 2);
-    let said: String = lines
+    let said: Vec<String> = lines
         .iter()
         .map(|line| {
             let rate = or_none(Figures::of(&line.total).per_second, count);
             format!(
-                "{}: {rate} reads/s, {}. ",
+                "{}: {rate} reads/s, {}.",
                 line.name,
                 counted(line.total.error_count(), "failure")
             )
@@ -126,9 +127,9 @@ pub(super) fn over_time(kind: &str, lines: &[Line<'_>]) -> Markup {
         figure {
             figcaption { b { (kind) } span { "reads a second" } (legend(lines)) }
             @if is_empty {
-                p.sub { "Too short for a plot. " (said) }
+                p.sub { "Too short for a plot. " (said.join(" ")) }
             } @else {
-                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (kind) " reads over time. " (said) } {
+                svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label={ (kind) " reads over time. " (said.join(" ")) } {
                     title { (kind) " reads over time" }
                     @for value in y.named() { (row(y.place(value), &plain(value))) }
                     @for value in x.named() { (tick(x.place(value), &format!("{} s", plain(value)))) }
