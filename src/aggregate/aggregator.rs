@@ -1,6 +1,6 @@
 //! THE LOOP of discovery: asks extension API servers, and publishes what they serve.
 //!
-//! [`Known`] decides who is asked when and what is shown; here are the tasks and the clock.
+//! `known::Known` decides who is asked when and what is shown; here are the tasks and the clock.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

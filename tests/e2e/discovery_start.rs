@@ -94,7 +94,13 @@ async fn what_was_known_is_there_after_a_restart_while_servers_do_not_answer() {
         await_kept(&file(name), "aGFzaA==").await;
     }
     let mut client = rig.alice(Protocol::Http2).await;
-    let before = client.get("/apis/one.example.com/v1").await;
+    let mut before = client.get("/apis/one.example.com/v1").await;
+    // It may be on disk a little earlier than it is served.
+    eventually("it is served as it is kept", async || {
+        before = client.get("/apis/one.example.com/v1").await;
+        before.text().contains("aGFzaA==")
+    })
+    .await;
     rig.stop().await;
 
     let (hung_one, hung_two) = (DiscoveryBackend::start("one"), DiscoveryBackend::start("two"));

@@ -42,7 +42,7 @@ pub struct Document {
     others: OnceLock<Box<Others>>,
 }
 
-/// Forms other than the first, by [`Form::others`].
+/// Forms other than the first, by how they are written.
 #[derive(Debug, Default)]
 struct Others {
     plain: [OnceCell<Bytes>; 4],

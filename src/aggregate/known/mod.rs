@@ -1,7 +1,7 @@
 //! What is known of every extension API server, and who is to be asked next.
 //!
 //! The effect without tasks: facts and the time come in, the assembly learns what is shown, and
-//! questions to be asked come out. The async part ([`super::Aggregator`]) only carries.
+//! questions to be asked come out. The async part (`aggregator::Aggregator`) only carries.
 
 mod asked;
 #[cfg(test)]
