@@ -37,7 +37,12 @@ const CONNECTION_IDLE: Duration = Duration::from_secs(5);
 const EVENTS_MAX: usize = 256;
 /// How many times as long as it takes to make the documents, they are left as they are: many changes
 /// at once are one, and making them takes a part of a core at most.
-const REST: u32 = 2;
+const REST: u32 = 4;
+/// The longest that they are left as they are for that.
+const REST_MAX: Duration = Duration::from_millis(25);
+/// How long versions' own documents wait at most for servers whose versions are not known yet: these
+/// come first.
+const OWN_DOCUMENTS_WAIT: Duration = Duration::from_millis(500);
 
 /// How discovery is kept up to date.
 #[derive(Clone, Debug)]
@@ -112,7 +117,8 @@ impl Surroundings {
 #[derive(Debug)]
 enum Event {
     Answered(Question, Result<Answer, Fault>),
-    OwnDocuments(Arc<Backend>, Vec<(GroupVersion, Result<Learnt, Fault>)>),
+    /// With the number of the time that they were asked for.
+    OwnDocuments(Arc<Backend>, u64, Vec<(GroupVersion, Result<Learnt, Fault>)>),
 }
 
 /// Asks in tasks of their own.
@@ -122,9 +128,13 @@ struct Asking {
     failing: Arc<Semaphore>,
     events: mpsc::Sender<Event>,
     metrics: Arc<Metrics>,
-    /// By server: a new question ends the one before.
-    questions: HashMap<BackendKey, AbortOnDrop, FixedState>,
-    own_documents: HashMap<BackendKey, AbortOnDrop, FixedState>,
+    /// By server, with the question's number: a new question ends the one before.
+    questions: HashMap<BackendKey, (u64, AbortOnDrop), FixedState>,
+    /// Versions' own documents that are to be asked for, since when.
+    later: Vec<(Instant, Arc<Backend>, Vec<GroupVersion>)>,
+    own_documents: HashMap<BackendKey, (u64, AbortOnDrop), FixedState>,
+    /// How often own documents were asked for: the number of the last time.
+    own_number: u64,
 }
 
 impl Aggregator {
@@ -161,7 +171,9 @@ impl Aggregator {
             events,
             metrics: Arc::clone(&self.metrics),
             questions: HashMap::default(),
+            later: Vec::new(),
             own_documents: HashMap::default(),
+            own_number: 0,
         };
         self.known.reconcile(&self.table.load(), now());
         let mut start_ends: Option<Instant> = None;
@@ -172,16 +184,23 @@ impl Aggregator {
             for question in self.known.questions(time) {
                 asking.ask(question);
             }
-            self.start_up(&mut start_ends, time.instant);
             if self.known.has_changed() && time.instant >= rested {
+                let begun = Instant::now();
                 self.publish();
-                rested = Instant::now() + time.instant.elapsed() * REST;
+                rested = Instant::now() + (begun.elapsed() * REST).min(REST_MAX);
+            }
+            self.start_up(&mut start_ends, time.instant);
+            let own_documents = asking.own_documents_at();
+            if own_documents.is_some_and(|at| at <= time.instant) {
+                asking.ask_for_own_documents();
             }
             if let Some(keeper) = &self.keeper {
                 keeper.keep(self.known.take_to_keep());
             }
             let publish_at = self.known.has_changed().then_some(rested);
-            let next = self.known.next(time).into_iter().chain(publish_at).chain(start_ends).min();
+            let others = [publish_at, start_ends, asking.own_documents_at()];
+            let next = self.known.next(time).into_iter().chain(others.into_iter().flatten()).min();
+            let next = next.unwrap_or_else(|| time.instant + self.config.schedule.refresh);
             tokio::select! {
                 changed = self.table.changed() => {
                     if !changed {
@@ -197,7 +216,7 @@ impl Aggregator {
                         self.take_in(event, &mut asking);
                     }
                 }
-                () = sleep_until(next.unwrap_or_else(|| time.instant + self.config.schedule.refresh)) => {}
+                () = sleep_until(next) => {}
             }
         }
     }
@@ -211,7 +230,8 @@ impl Aggregator {
             self.known.await_all(&self.readiness);
             now + self.config.start_timeout
         });
-        if self.known.awaits() && now < end {
+        // Who is told that portico is ready finds in the documents what was waited for.
+        if (self.known.awaits() || self.known.has_changed()) && now < end {
             return;
         }
         let silent = self.known.give_up_awaiting();
@@ -229,24 +249,39 @@ impl Aggregator {
     fn take_in(&mut self, event: Event, asking: &mut Asking) {
         match event {
             Event::Answered(question, answer) => {
+                // One that came too late must not end the question that took its place.
+                forget(&mut asking.questions, question.key, question.number);
                 let own = self.known.answered(&question, answer, now());
-                asking.questions.remove(&question.key);
                 if !own.is_empty() {
-                    asking.ask_for_own_documents(question, own);
+                    asking.later.push((Instant::now(), question.backend, own));
                 }
             }
-            Event::OwnDocuments(backend, documents) => {
+            Event::OwnDocuments(backend, number, documents) => {
                 let key = BackendKey::of(&backend);
-                asking.own_documents.remove(&key);
-                self.known.own_documents(key, documents, now());
+                if forget(&mut asking.own_documents, key, number) {
+                    self.known.own_documents(key, documents, now());
+                }
             }
         }
     }
 }
 
+/// Forgets a task if it is the one of that number.
+fn forget(
+    tasks: &mut HashMap<BackendKey, (u64, AbortOnDrop), FixedState>,
+    key: BackendKey,
+    number: u64,
+) -> bool {
+    let is_it = tasks.get(&key).is_some_and(|(known, _)| *known == number);
+    if is_it {
+        tasks.remove(&key);
+    }
+    is_it
+}
+
 impl Asking {
     fn ask(&mut self, question: Question) {
-        let key = question.key;
+        let (key, number) = (question.key, question.number);
         let lane = if question.failed_before { &self.failing } else { &self.well };
         let (fetcher, lane, events) =
             (Arc::clone(&self.fetcher), Arc::clone(lane), self.events.clone());
@@ -260,26 +295,37 @@ impl Asking {
             // Nobody listens when the program ends.
             events.send(Event::Answered(question, answer)).await.ok();
         });
-        self.questions.insert(key, task);
+        self.questions.insert(key, (number, task));
     }
 
-    /// Asks for what the aggregated document does not say.
-    fn ask_for_own_documents(&mut self, question: Question, versions: Vec<GroupVersion>) {
-        let Question { key, backend, .. } = question;
-        let (fetcher, lane, events) =
-            (Arc::clone(&self.fetcher), Arc::clone(&self.well), self.events.clone());
-        let task = tasks::spawn_owned("discovery", async move {
-            let Ok(_turn) = lane.acquire().await else { return };
-            let documents = fetcher.own_documents(&backend, &versions).await;
-            let documents = versions.into_iter().zip(documents).collect();
-            events.send(Event::OwnDocuments(backend, documents)).await.ok();
-        });
-        self.own_documents.insert(key, task);
+    /// When to ask for what aggregated documents do not say: when nothing else is asked, or after a
+    /// while; none when there is nothing to ask for.
+    fn own_documents_at(&self) -> Option<Instant> {
+        let (since, ..) = self.later.first()?;
+        Some(if self.questions.is_empty() { *since } else { *since + OWN_DOCUMENTS_WAIT })
+    }
+
+    fn ask_for_own_documents(&mut self) {
+        for (_, backend, versions) in std::mem::take(&mut self.later) {
+            let key = BackendKey::of(&backend);
+            self.own_number += 1;
+            let number = self.own_number;
+            let (fetcher, lane, events) =
+                (Arc::clone(&self.fetcher), Arc::clone(&self.well), self.events.clone());
+            let task = tasks::spawn_owned("discovery", async move {
+                let Ok(_turn) = lane.acquire().await else { return };
+                let documents = fetcher.own_documents(&backend, &versions).await;
+                let documents = versions.into_iter().zip(documents).collect();
+                events.send(Event::OwnDocuments(backend, number, documents)).await.ok();
+            });
+            self.own_documents.insert(key, (number, task));
+        }
     }
 
     /// Ends the questions to servers that are known no more.
     fn forget(&mut self, known: &Known) {
         self.questions.retain(|key, _| known.asks(*key));
+        self.later.retain(|(_, backend, _)| known.asks(BackendKey::of(backend)));
         self.own_documents.retain(|key, _| known.asks(*key));
     }
 }

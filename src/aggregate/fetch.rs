@@ -38,6 +38,8 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CA
 
 /// Versions of one server whose own documents are asked for at a time.
 const VERSIONS_AT_A_TIME: usize = 16;
+/// Bytes of each answer that count for nothing in what follows: short answers wait for no other.
+const FREE_BYTES: usize = 1024 * 1024;
 /// Bytes of all answers that are being read at a time.
 const READING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of an answer that is read where it comes in.
@@ -66,8 +68,9 @@ pub(super) struct GroupVersion {
 /// What was learnt of one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Learnt {
-    /// The resources as the aggregated document lists them: a JSON array.
-    pub(super) resources: Bytes,
+    /// The resources as the aggregated document lists them, a JSON array; or why they cannot be
+    /// listed so, though the version's own document is well.
+    pub(super) resources: Result<Bytes, Fault>,
     /// The version's own document, without `storageVersionHash` when it was not asked for yet.
     pub(super) legacy: Bytes,
 }
@@ -244,11 +247,14 @@ impl Fetcher {
             }
             bytes.extend_from_slice(&data);
             let steps = share.as_ref().map_or(0, SemaphorePermit::num_permits);
-            let more = bytes.len().div_ceil(READING_STEP).saturating_sub(steps);
-            let more = self.reading.try_acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
-            let more = more.map_err(|_error| {
-                let text = format!("{READING_BYTES_MAX} bytes of discovery are being read");
-                Fault::new(Hop::Overloaded, text)
+            let more = bytes.len().saturating_sub(FREE_BYTES).div_ceil(READING_STEP);
+            let more = u32::try_from(more.saturating_sub(steps)).unwrap_or(u32::MAX);
+            if more == 0 {
+                continue;
+            }
+            // Who waits here does so until its deadline at most.
+            let more = self.reading.acquire_many(more).await.map_err(|_closed| {
+                Fault::new(Hop::Overloaded, "no more bytes of discovery are read")
             })?;
             match &mut share {
                 None => share = Some(more),
@@ -297,8 +303,9 @@ fn read_legacy(body: &[u8], wanted: &GroupVersion) -> Result<Learnt, Fault> {
         Fault::new(Hop::InvalidDiscovery, format!("{}: {error}", wanted.path()))
     };
     let list = parse::legacy(body, &wanted.group, &wanted.version).map_err(|e| invalid(&e))?;
-    let resources = convert::to_aggregated(&list).map_err(|e| invalid(&e))?;
-    Ok(Learnt { resources: json(&resources)?, legacy: legacy_document(wanted, &list)? })
+    let resources = convert::to_aggregated(&list).map_err(|e| invalid(&e));
+    let resources = resources.and_then(|resources| json(&resources));
+    Ok(Learnt { resources, legacy: legacy_document(wanted, &list)? })
 }
 
 /// Reads what is long on another thread, so that the loop goes on meanwhile.
@@ -332,7 +339,7 @@ fn status_fault(path: &PathAndQuery, status: StatusCode) -> Fault {
 
 fn learnt_of_aggregated(wanted: &GroupVersion, resources: &[Resource]) -> Result<Learnt, Fault> {
     let list = convert::to_legacy(resources, &wanted.group, &wanted.version);
-    Ok(Learnt { resources: json(resources)?, legacy: legacy_document(wanted, &list)? })
+    Ok(Learnt { resources: Ok(json(resources)?), legacy: legacy_document(wanted, &list)? })
 }
 
 /// `APIResourceList`, in Go's order.

@@ -77,12 +77,12 @@ impl Documents {
         let negotiated = Negotiated::new(asked.headers, asked.query, offer)?;
         let aggregated = negotiated.accepted.form == Form::Discovery;
         let behind;
+        if document.is_read_only() && !matches!(*asked.method, Method::GET | Method::HEAD) {
+            return Err(Rejection::MethodNotAllowed);
+        }
         let ready = match document {
             Named::Groups if aggregated => published.aggregated(),
             Named::Groups => published.listed(),
-            Named::Core if !matches!(*asked.method, Method::GET | Method::HEAD) => {
-                return Err(Rejection::MethodNotAllowed);
-            }
             Named::Core if aggregated => published.core(),
             Named::Core => published.core_versions(),
             Named::OwnResources => published

@@ -50,6 +50,18 @@ pub enum Document {
     OwnResources,
 }
 
+impl Document {
+    /// True for the documents of go-restful's services upstream, which take no other method; the
+    /// others answer every method alike.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Groups => false,
+            Self::Core | Self::OwnResources => true,
+            Self::Group(name) => **name == *OWN_GROUP,
+        }
+    }
+}
+
 /// A page of portico's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -201,7 +213,7 @@ impl<B> RoutingTable<B> {
 
     fn lookup_group_path(&self, info: &RequestInfo<'_>) -> &Arc<Route<B>> {
         match (info.group, info.version) {
-            ("", "") if info.segments == 1 => &self.fixed.groups,
+            ("", "") if matches!(info.path, "/apis" | "/apis/") => &self.fixed.groups,
             ("", _) => self.missing(),
             (OWN_GROUP, "") => &self.fixed.own_group,
             (OWN_GROUP, OWN_VERSION) if info.is_resource => &self.fixed.objects,
@@ -336,6 +348,7 @@ mod tests {
         check(&table, "/api/v1/pods", "v1.");
         check(&table, "/apis", "Documents(Groups)");
         check(&table, "/apis/", "Documents(Groups)");
+        check(&table, "/apis//", "NotFound");
         check(&table, "/apis/g", "Documents(Group(\"g\"))");
         check(&table, "/apis/h", "NotFound");
         check(&table, "/apis//v1", "NotFound");

@@ -399,6 +399,8 @@ impl Connection {
 fn is_told_here(remote: &Remote<Upstream>, asked: Asked<'_>) -> bool {
     let Asked { info, parts, .. } = asked;
     info.names_version()
+        // Every version of the core belongs to its one APIService.
+        && (info.prefix != "api" || info.version == "v1")
         && matches!(parts.method, Method::GET | Method::HEAD)
         && !remote.discovery.legacy_from_backend
 }

@@ -189,15 +189,15 @@ impl Backend {
         }
     }
 
-    /// The gravest doubt since this was asked last.
-    pub fn take_doubt(&self) -> Option<Doubt> {
-        // Looked at before it is written: nearly always there is none.
-        if self.doubt.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        let doubts = [Doubt::UnknownResource, Doubt::Moved];
-        let found = self.doubt.swap(0, Ordering::Relaxed);
-        doubts.into_iter().find(|doubt| *doubt as u8 == found)
+    /// The gravest doubt that there is.
+    pub fn doubted(&self) -> Option<Doubt> {
+        let found = self.doubt.load(Ordering::Relaxed);
+        [Doubt::UnknownResource, Doubt::Moved].into_iter().find(|doubt| *doubt as u8 == found)
+    }
+
+    /// What it serves is asked for now.
+    pub fn forget_doubt(&self) {
+        self.doubt.store(0, Ordering::Relaxed);
     }
 
     /// The service and whom to believe that it is it.
@@ -391,9 +391,10 @@ mod tests {
         backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
         let before = backend.endpoints().await.unwrap();
         backend.doubt(Doubt::UnknownResource);
-        assert_eq!((backend.take_doubt(), backend.take_doubt()), (Some(Doubt::Moved), None));
+        assert_eq!(backend.doubted(), Some(Doubt::Moved));
+        backend.forget_doubt();
         backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
-        assert_eq!(backend.take_doubt(), None);
+        assert_eq!(backend.doubted(), None);
         backend.set_targets(&addresses(&["127.0.0.1:2", "127.0.0.1:3"]));
         let after = backend.endpoints().await.unwrap();
         assert!(Arc::ptr_eq(&before[1], &after[0]));

@@ -11,7 +11,7 @@ use super::Question;
 use super::version::Version;
 use crate::aggregate::assembly::{Assembly, Source};
 use crate::aggregate::fetch::{Answer, GroupVersion};
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Hop};
 use crate::runtime::lifecycle::ReadyGuard;
 use crate::upstream::Backend;
 
@@ -36,6 +36,11 @@ pub(super) struct Asked {
     /// When the versions' own documents were asked for last.
     pub(super) own_documents: Option<Instant>,
     pub(super) has_answered: bool,
+    /// True once it was said that it fails, until it is well again.
+    pub(super) is_reported: bool,
+    /// True while readiness waits for its first answer.
+    pub(super) is_awaited: bool,
+    /// Its name there, when it has one.
     pub(super) awaited: Option<ReadyGuard>,
 }
 
@@ -52,6 +57,8 @@ impl Asked {
             again: None,
             own_documents: None,
             has_answered: false,
+            is_reported: false,
+            is_awaited: false,
             awaited: None,
         }
     }
@@ -77,7 +84,11 @@ impl Asked {
                 return None;
             }
             Err(fault) => {
-                self.versions.values_mut().for_each(|version| version.fail(&fault));
+                for version in self.versions.values_mut() {
+                    version.fail(&fault);
+                    // The versions' own documents may be well.
+                    version.wants_own = fault.hop == Hop::InvalidDiscovery;
+                }
                 return Some(fault);
             }
         };
@@ -88,7 +99,7 @@ impl Asked {
                 Ok(learnt) => {
                     let shown =
                         || assembly.resources(Source::Remote, &wanted.group, &wanted.version);
-                    version.learn(learnt, from_legacy, shown, unix_ms);
+                    failed = version.learn(learnt, from_legacy, shown, unix_ms).or(failed);
                 }
                 Err(fault) => {
                     version.fail(&fault);
@@ -103,16 +114,17 @@ impl Asked {
     }
 
     /// Says when it begins to fail, and when it is well again.
-    pub(super) fn report(&self, failed: Option<&Fault>) {
+    pub(super) fn report(&mut self, failed: Option<&Fault>) {
+        let was_reported = std::mem::replace(&mut self.is_reported, failed.is_some());
         let service = &self.backend.spec().service;
         let apiservice = self.versions.values().next().map(|version| &*version.name);
         match failed {
-            Some(fault) if self.failures == 0 => tracing::warn!(
+            Some(fault) if !was_reported => tracing::warn!(
                 %service, apiservice, apiservices = self.versions.len(),
                 cause = fault.hop.word(), detail = %fault.detail,
                 "discovery failed, what is known is shown as stale"
             ),
-            None if self.failures > 0 => {
+            None if was_reported => {
                 tracing::info!(%service, apiservice, "discovery works again");
             }
             _ => {}
@@ -123,10 +135,12 @@ impl Asked {
     /// been answered.
     pub(super) fn own_documents(&mut self, now: Instant, from_legacy: bool) -> Vec<GroupVersion> {
         let lapsed = self.own_documents.is_none_or(|at| now - at >= OWN_DOCUMENTS_INTERVAL);
-        let well = self.versions.iter().filter(|(_, version)| !version.failing);
-        let wanted: Vec<GroupVersion> = well
+        let again = |version: &Version| lapsed && !from_legacy && !version.failing;
+        let wanted: Vec<GroupVersion> = self
+            .versions
+            .iter()
             .filter(|(_, version)| !version.policy.legacy_from_backend)
-            .filter(|(_, version)| version.wants_own || (lapsed && !from_legacy))
+            .filter(|(_, version)| version.wants_own || again(version))
             .map(|(wanted, _)| wanted.clone())
             .collect();
         if lapsed {

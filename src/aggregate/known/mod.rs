@@ -25,7 +25,7 @@ use super::kept::Record;
 use crate::model::discovery::aggregated::Freshness;
 use crate::model::discovery::policy::Showing;
 use crate::model::discovery::schedule::Schedule;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Hop};
 use crate::model::routing_table::{Entry, Route, RoutingTable};
 use crate::runtime::lifecycle::Readiness;
 use crate::runtime::telemetry::Metrics;
@@ -38,7 +38,7 @@ const DOUBT_INTERVAL: Duration = Duration::from_secs(5);
 /// A question that is younger than this is not given up when its server moves: it may have gone to
 /// the new place already.
 const YOUNG: Duration = Duration::from_millis(100);
-/// Servers that readiness names; of more, the first that come to mind.
+/// Servers that readiness names; more are awaited without a name.
 const AWAITED_MAX: usize = 100;
 /// Under which name readiness lists them.
 const AWAITED: &str = "discovery";
@@ -186,10 +186,13 @@ impl Known {
         };
         let mut version =
             known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
-        let concerns_server = before != Some(key) || version.table_fault != remote.fault;
         version.priority_of_group = entry.group_priority;
         version.priority = entry.version_priority;
         version.policy = remote.discovery;
+        if before != Some(key) {
+            // What is kept of it is another server's.
+            version.learnt_at = None;
+        }
         version.table_fault.clone_from(&remote.fault);
         let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
         asked.versions.insert(wanted.clone(), version);
@@ -197,11 +200,9 @@ impl Known {
             // The document that is known was read for the other versions only.
             asked.etag = None;
         }
-        if concerns_server {
-            // Where it is was set before it was published: that is no news any more.
-            backend.take_doubt();
-            self.ask_now(key, now);
-        }
+        // Where it is was set before it was published: that is no news any more.
+        backend.forget_doubt();
+        self.ask_now(key, now);
         self.show(&wanted, now);
     }
 
@@ -237,6 +238,8 @@ impl Known {
     fn ask_now(&mut self, key: BackendKey, now: Now) {
         let Some(asked) = self.asked.get_mut(&key) else { return };
         asked.failures = 0;
+        // It may be served by others now, whose own documents may be others.
+        asked.own_documents = None;
         let at = now.instant + self.schedule.settle;
         match asked.waiting {
             Some((begun, _)) if now.instant - begun < YOUNG => {
@@ -264,11 +267,17 @@ impl Known {
         let doubts: Vec<(BackendKey, Doubt)> = self
             .asked
             .iter()
-            .filter_map(|(key, asked)| Some((*key, asked.backend.take_doubt()?)))
+            .filter_map(|(key, asked)| Some((*key, asked.backend.doubted()?)))
             .collect();
         for (key, doubt) in doubts {
             match doubt {
-                Doubt::Moved => self.ask_now(key, now),
+                Doubt::Moved => {
+                    if let Some(asked) = self.asked.get(&key) {
+                        asked.backend.forget_doubt();
+                    }
+                    self.ask_now(key, now);
+                }
+                // Stays until it is asked, so that no more requests wake the loop meanwhile.
                 Doubt::UnknownResource => self.ask_soon(key, now),
             }
         }
@@ -305,7 +314,7 @@ impl Known {
                 backend: Arc::clone(&asked.backend),
                 versions: asked.versions.keys().cloned().collect(),
                 etag: asked.etag.clone(),
-                failed_before: asked.failures > 0,
+                failed_before: asked.is_reported,
             });
         }
         questions
@@ -323,7 +332,7 @@ impl Known {
         if asked.waiting.take_if(|(_, number)| *number == question.number).is_none() {
             return Vec::new();
         }
-        asked.awaited = None;
+        (asked.is_awaited, asked.awaited) = (false, None);
         let from_legacy = matches!(answer, Ok(Answer::Versions { from_legacy: true, .. }));
         let failed = asked.take_in(question, answer, now.unix_ms, &self.assembly);
         asked.report(failed.as_ref());
@@ -354,10 +363,14 @@ impl Known {
             };
             match learnt {
                 Ok(Learnt { legacy, .. }) => version.learn_own(legacy, now.unix_ms),
-                Err(fault) => tracing::debug!(
-                    apiservice = %version.name, cause = fault.hop.word(), detail = %fault.detail,
-                    "version's own document not fetched"
-                ),
+                Err(fault) => {
+                    tracing::debug!(
+                        apiservice = %version.name, cause = fault.hop.word(), detail = %fault.detail,
+                        "version's own document not fetched"
+                    );
+                    // One that the server refuses is not there, as far as can be known.
+                    version.wants_own = fault.hop != Hop::DiscoveryRefused;
+                }
             }
             self.show_if_changed(&wanted, now);
         }
@@ -455,21 +468,24 @@ impl Known {
     /// Makes every server that has not answered yet one that is awaited.
     pub(super) fn await_all(&mut self, readiness: &Readiness) {
         let silent = self.asked.values_mut().filter(|asked| !asked.has_answered);
-        for asked in silent.take(AWAITED_MAX) {
-            let name = format!("{AWAITED}/{}", asked.backend.spec().service);
-            asked.awaited = Some(readiness.wait_once_for(name));
+        for (count, asked) in silent.enumerate() {
+            asked.is_awaited = true;
+            if count < AWAITED_MAX {
+                let name = format!("{AWAITED}/{}", asked.backend.spec().service);
+                asked.awaited = Some(readiness.wait_once_for(name));
+            }
         }
     }
 
     /// True while a server is awaited.
     pub(super) fn awaits(&self) -> bool {
-        self.asked.values().any(|asked| asked.awaited.is_some())
+        self.asked.values().any(|asked| asked.is_awaited)
     }
 
     /// Awaits nobody any more; their number.
     pub(super) fn give_up_awaiting(&mut self) -> usize {
-        let awaited = self.asked.values_mut().filter_map(|asked| asked.awaited.take());
-        awaited.count()
+        let awaited = self.asked.values_mut().filter(|asked| asked.is_awaited);
+        awaited.map(|asked| (asked.is_awaited, asked.awaited) = (false, None)).count()
     }
 
     /// The documents as they are to be now.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::aggregate::fetch::{GroupVersion, Learnt, legacy_of_resources};
 use crate::aggregate::kept::Record;
-use crate::model::discovery::policy::{self, Policy, Showing};
+use crate::model::discovery::policy::{self, Policy, Showing, WhileDown};
 use crate::model::fault::Fault;
 use crate::model::routing_table::Remote;
 use crate::upstream::{Backend, Upstream};
@@ -94,8 +94,14 @@ impl Version {
         self.fetched = Some(unix_ms);
         self.fault = None;
         self.changed |= std::mem::take(&mut self.failing);
-        let kept_long_ago =
-            self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > KEEP_INTERVAL_MS);
+        let interval = match self.policy.while_down {
+            // After a restart it is held by the age that was kept.
+            WhileDown::Hold(at_most) => {
+                u64::try_from(at_most.as_millis() / 10).unwrap_or(u64::MAX).min(KEEP_INTERVAL_MS)
+            }
+            WhileDown::Stale | WhileDown::Omit => KEEP_INTERVAL_MS,
+        };
+        let kept_long_ago = self.learnt_at.is_none_or(|at| unix_ms - at.min(unix_ms) > interval);
         if kept_long_ago {
             (self.learnt_at, self.changed) = (Some(unix_ms), true);
         }
@@ -107,34 +113,48 @@ impl Version {
         self.fault = Some(fault.clone());
     }
 
+    /// Takes in what its server says; a fault when that cannot be listed in the aggregated document.
     pub(super) fn learn(
         &mut self,
         learnt: Learnt,
         from_legacy: bool,
         shown: impl FnOnce() -> Option<Bytes>,
         unix_ms: u64,
-    ) {
+    ) -> Option<Fault> {
         let Learnt { resources, legacy } = learnt;
+        let resources = match resources {
+            Ok(resources) => resources,
+            Err(fault) => {
+                self.learn_own(legacy, unix_ms);
+                self.fail(&fault);
+                return Some(fault);
+            }
+        };
         let before = self.parked.clone().or_else(shown);
         let same = self.fetched.is_some() && before.as_ref() == Some(&resources);
         self.confirm(unix_ms);
-        if from_legacy || !same {
-            if !same || self.legacy.as_ref().is_none_or(|before| before.json != legacy) {
-                (self.learnt_at, self.changed) = (Some(unix_ms), true);
-            }
-            self.parked = Some(resources);
-            self.legacy = Some(Legacy { json: legacy, is_own: from_legacy });
-        }
-        self.wants_own = !self.legacy.as_ref().is_some_and(|legacy| legacy.is_own);
-    }
-
-    /// Takes in what the server itself says.
-    pub(super) fn learn_own(&mut self, json: Bytes, unix_ms: u64) {
-        let same = self.legacy.as_ref().is_some_and(|before| before.json == json);
         if !same {
+            self.parked = Some(resources);
             (self.learnt_at, self.changed) = (Some(unix_ms), true);
         }
-        self.legacy = Some(Legacy { json, is_own: true });
+        if from_legacy {
+            self.learn_own(legacy, unix_ms);
+        } else if !same {
+            self.legacy = Some(Legacy { json: legacy, is_own: false });
+        }
+        self.wants_own = !self.legacy.as_ref().is_some_and(|legacy| legacy.is_own);
+        None
+    }
+
+    /// Takes in what the server itself says; one that is as before stays, so that it is not held twice.
+    pub(super) fn learn_own(&mut self, json: Bytes, unix_ms: u64) {
+        match &mut self.legacy {
+            Some(legacy) if legacy.json == json => legacy.is_own = true,
+            _ => {
+                self.legacy = Some(Legacy { json, is_own: true });
+                (self.learnt_at, self.changed) = (Some(unix_ms), true);
+            }
+        }
     }
 
     pub(super) fn record(&self, backend: &Backend, resources: Option<&Bytes>) -> Option<Record> {

@@ -182,7 +182,7 @@ fn learnt(wanted: &GroupVersion, resource: &str) -> Learnt {
         "singularResource": "", "verbs": ["get"] }]);
     let resources = Bytes::from(resources.to_string());
     let legacy = crate::aggregate::fetch::legacy_of_resources(wanted, &resources).unwrap();
-    Learnt { resources, legacy }
+    Learnt { resources: Ok(resources), legacy }
 }
 
 fn answer(question: &Question, etag: Option<&'static str>, resource: &str) -> Answer {

@@ -1,15 +1,17 @@
 //! Looking at the target's aggregated document again and again, without being a load to it.
 //!
-//! One read at a time, with the `ETag` that is known, so that most answers are a 304; after an answer
-//! as long a pause as the look took, at least [`PAUSE_MIN`]. What a look finds became visible after
+//! One read at a time, compressed, with the `ETag` that is known, so that most answers are a 304; after
+//! an answer a pause of [`PAUSE_PER_LOOK`] times what the look took, at least [`PAUSE_MIN`]. What a look finds became visible after
 //! the look before it was sent: that is how late each finding can be, and it is kept with it.
 
+use std::io::Read as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
+use flate2::read::GzDecoder;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, IF_NONE_MATCH};
 use http::{HeaderValue, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::Client;
@@ -23,6 +25,10 @@ use crate::cli::bench::fleet::Fleet;
 
 /// The shortest pause between two looks.
 const PAUSE_MIN: Duration = Duration::from_millis(4);
+/// The pause in looks: reading a long document takes CPU that the target may need.
+const PAUSE_PER_LOOK: u32 = 2;
+/// Bytes of a document after which no more of it is read.
+const DOCUMENT_BYTES_MAX: u64 = 1 << 30;
 /// After this long a look has failed.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after a look that failed.
@@ -101,7 +107,7 @@ async fn look_on(client: &Client, fleet: &Fleet, seen: &watch::Sender<Seen>) {
             Err(error) => seen.send_modify(|seen| seen.failed(format!("{error:#}"))),
         }
         let least = if failed { PAUSE_AFTER_FAILURE } else { PAUSE_MIN };
-        sleep(asked.elapsed().max(least)).await;
+        sleep((asked.elapsed() * PAUSE_PER_LOOK).max(least)).await;
     }
 }
 
@@ -118,7 +124,8 @@ struct Look {
 }
 
 async fn look(client: &Client, etag: Option<&HeaderValue>) -> anyhow::Result<Look> {
-    let mut request = Request::get("/apis").header(ACCEPT, AGGREGATED);
+    let mut request =
+        Request::get("/apis").header(ACCEPT, AGGREGATED).header(ACCEPT_ENCODING, "gzip");
     if let Some(etag) = etag {
         request = request.header(IF_NONE_MATCH, etag);
     }
@@ -128,8 +135,17 @@ async fn look(client: &Client, etag: Option<&HeaderValue>) -> anyhow::Result<Loo
         StatusCode::NOT_MODIFIED => Ok(Look { at, found: None }),
         StatusCode::OK => {
             let etag = response.headers().get(ETAG).cloned();
+            let zipped = response.headers().get(CONTENT_ENCODING).is_some();
             let body = response.into_body().collect().await.context("the document was cut")?;
-            Ok(Look { at, found: Some((etag, body.to_bytes().to_vec())) })
+            let mut document = Vec::new();
+            let body = body.to_bytes();
+            if zipped {
+                let mut inflated = GzDecoder::new(&body[..]).take(DOCUMENT_BYTES_MAX);
+                inflated.read_to_end(&mut document).context("the document is no gzip")?;
+            } else {
+                document.extend_from_slice(&body);
+            }
+            Ok(Look { at, found: Some((etag, document)) })
         }
         status => bail!("GET /apis was answered with {status}"),
     }
