@@ -347,3 +347,33 @@ fn now() -> Now {
     let unix_ms = Timestamp::now().as_millisecond();
     Now { instant: Instant::now(), unix_ms: u64::try_from(unix_ms).unwrap_or_default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::BackendSpec;
+
+    /// An answer that was on its way when its question was given up comes after the next question.
+    #[tokio::test]
+    async fn what_is_late_does_not_end_what_took_its_place() {
+        let spec = BackendSpec {
+            service: crate::model::fault::ServicePort {
+                namespace: "n".into(),
+                name: "s".into(),
+                port: 443,
+            },
+            ca_bundle: Vec::new(),
+            insecure_skip_tls_verify: true,
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let config = upstream::Config::default();
+        let backend = Arc::new(Backend::new(spec, config, &Arc::default(), &metrics));
+        let key = BackendKey::of(&backend);
+        let mut asked = HashMap::default();
+        asked.insert(key, (2, tasks::spawn_owned("question", std::future::pending())));
+        assert!(!forget(&mut asked, key, 1));
+        assert_eq!(asked.len(), 1);
+        assert!(forget(&mut asked, key, 2));
+        assert!(asked.is_empty());
+    }
+}

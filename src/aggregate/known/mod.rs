@@ -4,6 +4,7 @@
 //! questions to be asked come out. The async part (`aggregator::Aggregator`) only carries.
 
 mod asked;
+mod awaited;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -27,7 +28,6 @@ use crate::model::discovery::policy::Showing;
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::{Fault, Hop};
 use crate::model::routing_table::{Entry, Route, RoutingTable};
-use crate::runtime::lifecycle::Readiness;
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::{Backend, Doubt, Upstream};
 
@@ -38,10 +38,6 @@ const DOUBT_INTERVAL: Duration = Duration::from_secs(5);
 /// A question that is younger than this is not given up when its server moves: it may have gone to
 /// the new place already.
 const YOUNG: Duration = Duration::from_millis(100);
-/// Servers that readiness names; more are awaited without a name.
-const AWAITED_MAX: usize = 100;
-/// Under which name readiness lists them.
-const AWAITED: &str = "discovery";
 /// The list of a version of which nothing is known.
 const NO_RESOURCES: Bytes = Bytes::from_static(b"[]");
 
@@ -463,29 +459,6 @@ impl Known {
     /// True once everything that is registered has been read.
     pub(super) fn is_complete(&self) -> bool {
         self.table.is_complete()
-    }
-
-    /// Makes every server that has not answered yet one that is awaited.
-    pub(super) fn await_all(&mut self, readiness: &Readiness) {
-        let silent = self.asked.values_mut().filter(|asked| !asked.has_answered);
-        for (count, asked) in silent.enumerate() {
-            asked.is_awaited = true;
-            if count < AWAITED_MAX {
-                let name = format!("{AWAITED}/{}", asked.backend.spec().service);
-                asked.awaited = Some(readiness.wait_once_for(name));
-            }
-        }
-    }
-
-    /// True while a server is awaited.
-    pub(super) fn awaits(&self) -> bool {
-        self.asked.values().any(|asked| asked.is_awaited)
-    }
-
-    /// Awaits nobody any more; their number.
-    pub(super) fn give_up_awaiting(&mut self) -> usize {
-        let awaited = self.asked.values_mut().filter(|asked| asked.is_awaited);
-        awaited.map(|asked| (asked.is_awaited, asked.awaited) = (false, None)).count()
     }
 
     /// The documents as they are to be now.

@@ -1,6 +1,7 @@
 //! What is shown, kept and awaited, with every time given.
 
 use super::*;
+use crate::runtime::lifecycle::Readiness;
 
 #[test]
 fn the_last_good_list_stays_as_stale_and_a_304_makes_it_current() {
