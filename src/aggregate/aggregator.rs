@@ -367,7 +367,8 @@ mod tests {
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let config = upstream::Config::default();
-        let backend = Arc::new(Backend::new(spec, config, &Arc::default(), &metrics));
+        let tls = Arc::default();
+        let backend = Arc::new(Backend::new(spec, config, tls, &Arc::default(), &metrics));
         let key = BackendKey::of(&backend);
         let mut asked = HashMap::default();
         asked.insert(key, (2, tasks::spawn_owned("question", std::future::pending())));

@@ -8,8 +8,9 @@ use rustls::{RootCertStore, version};
 use super::verifier::BackendVerifier;
 use super::{KeyPair, TlsError, certificates, provider};
 
-/// TLS sessions remembered per backend for resumption.
-const SESSIONS_MAX: usize = 32;
+/// TLS sessions remembered for resumption, by all backends that are trusted for the same reason; the
+/// library takes eight a server.
+const SESSIONS_MAX: usize = 512;
 
 /// Whom to trust as the backend.
 #[derive(Clone, Copy, Debug)]

@@ -108,6 +108,11 @@ impl Drop for Place {
 /// The endpoints of a backend as a request finds them.
 pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
 
+/// The TLS configuration of all backends that are trusted for the same reason, made when it is first
+/// needed: reading certificates and key takes a good part of the time of a handshake.
+#[derive(Debug, Default)]
+pub struct SharedTls(OnceLock<Result<Arc<ClientConfig>, Fault>>);
+
 /// A service with its TLS identity.
 #[derive(Debug)]
 pub struct Backend {
@@ -115,7 +120,7 @@ pub struct Backend {
     pub(super) config: Config,
     pub(super) authority: Authority,
     server_name: Option<ServerName<'static>>,
-    tls: OnceLock<Result<Arc<ClientConfig>, Fault>>,
+    tls: Arc<SharedTls>,
     destination: ArcSwap<Destination>,
     resolved: Mutex<Option<(Instant, Endpoints)>>,
     resolving: tokio::sync::Mutex<()>,
@@ -156,6 +161,7 @@ impl Backend {
     pub fn new(
         spec: BackendSpec,
         config: Config,
+        tls: Arc<SharedTls>,
         attention: &Arc<Attention>,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -168,7 +174,7 @@ impl Backend {
             server_name: ServerName::try_from(name).ok(),
             spec,
             config,
-            tls: OnceLock::new(),
+            tls,
             destination: ArcSwap::from_pointee(Destination {
                 targets: Targets::Addresses(Vec::new()),
                 endpoints: Arc::new([]),
@@ -327,7 +333,7 @@ impl Backend {
 
     /// The TLS configuration, made when it is first needed.
     pub(super) fn tls(&self) -> Result<(Arc<ClientConfig>, ServerName<'static>), Fault> {
-        let config = self.tls.get_or_init(|| {
+        let config = self.tls.0.get_or_init(|| {
             let trust = if self.spec.insecure_skip_tls_verify {
                 Trust::Anybody
             } else if self.spec.ca_bundle.is_empty() {
@@ -380,7 +386,7 @@ mod tests {
             insecure_skip_tls_verify: true,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        Backend::new(spec, Config::default(), &Arc::default(), &metrics)
+        Backend::new(spec, Config::default(), Arc::default(), &Arc::default(), &metrics)
     }
 
     #[tokio::test]

@@ -25,7 +25,7 @@ pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
-pub use endpoint::{Attention, Backend, Doubt, Endpoint};
+pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use pool::{Class, Pool};
 pub use switch::Reply;
@@ -99,6 +99,8 @@ pub struct Upstreams {
     backends: HashMap<BackendSpec, Weak<Backend>>,
     routes: HashMap<Arc<str>, Weak<RouteMetrics>>,
     ca_bundles: HashMap<Vec<u8>, Weak<CaBundle>>,
+    /// By the caBundle, and whether anybody is trusted.
+    tls: HashMap<(Vec<u8>, bool), Weak<SharedTls>>,
     sweep_at: usize,
 }
 
@@ -115,6 +117,7 @@ impl Upstreams {
             backends: HashMap::new(),
             routes: HashMap::new(),
             ca_bundles: HashMap::new(),
+            tls: HashMap::new(),
             sweep_at: SWEEP_MIN,
         }
     }
@@ -143,8 +146,9 @@ impl Upstreams {
         let ca_bundle = self.ca_bundle(&spec.ca_bundle);
         let known = self.backends.get(&spec).and_then(Weak::upgrade);
         let backend = known.unwrap_or_else(|| {
-            let (config, attention) = (self.config.clone(), &self.attention);
-            let made = Arc::new(Backend::new(spec.clone(), config, attention, &self.metrics));
+            let (config, tls) = (self.config.clone(), self.tls(&spec));
+            let made = Backend::new(spec.clone(), config, tls, &self.attention, &self.metrics);
+            let made = Arc::new(made);
             self.backends.insert(spec, Arc::downgrade(&made));
             made
         });
@@ -164,6 +168,17 @@ impl Upstreams {
         }))
     }
 
+    /// Backends that are trusted for the same reason share what that takes.
+    fn tls(&mut self, spec: &BackendSpec) -> Arc<SharedTls> {
+        let key = (spec.ca_bundle.clone(), spec.insecure_skip_tls_verify);
+        let known = self.tls.get(&key).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let made = Arc::new(SharedTls::default());
+            self.tls.insert(key, Arc::downgrade(&made));
+            made
+        })
+    }
+
     fn sweep(&mut self) {
         if self.backends.len().max(self.routes.len()) < self.sweep_at {
             return;
@@ -171,6 +186,7 @@ impl Upstreams {
         self.backends.retain(|_, backend| backend.strong_count() > 0);
         self.routes.retain(|_, route| route.strong_count() > 0);
         self.ca_bundles.retain(|_, bundle| bundle.strong_count() > 0);
+        self.tls.retain(|_, tls| tls.strong_count() > 0);
         self.sweep_at = SWEEP_MIN.max(2 * self.backends.len().max(self.routes.len()));
     }
 }

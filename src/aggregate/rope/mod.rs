@@ -22,7 +22,7 @@ const BLOCK_BYTES: u64 = 48 * 1024;
 /// Bytes of JSON after which a block ends in any case; only a group longer than that makes one longer.
 const BLOCK_BYTES_MAX: usize = 128 * 1024;
 /// How hard blocks are compressed.
-const LEVEL: u32 = 6;
+const LEVEL: u32 = 4;
 
 /// A part of a document, made once.
 #[derive(Debug)]
