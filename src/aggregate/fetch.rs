@@ -43,7 +43,9 @@ const FREE_BYTES: usize = 1024 * 1024;
 /// Bytes of all answers that are being read at a time.
 const READING_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of an answer that is read where it comes in.
-const IN_PLACE_BYTES_MAX: usize = 128 * 1024;
+const IN_PLACE_BYTES_MAX: usize = 16 * 1024;
+/// Answers that are read at a time on other threads.
+const READERS_MAX: usize = 4;
 /// Bytes of one version's list as it is served.
 const VERSION_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// In what steps that budget is taken, in bytes.
@@ -56,6 +58,8 @@ pub(super) struct Fetcher {
     timeout: Duration,
     /// In steps of [`READING_STEP`].
     reading: Semaphore,
+    /// Turns to read on other threads.
+    readers: Semaphore,
 }
 
 /// One version that an APIService registers.
@@ -103,7 +107,7 @@ impl Fetcher {
     /// is asked until its versions are known.
     pub(super) fn new(pool: Arc<Pool>, timeout: Duration) -> Self {
         let steps = READING_BYTES_MAX.div_ceil(READING_STEP);
-        Self { pool, timeout, reading: Semaphore::new(steps) }
+        Self { pool, timeout, reading: Semaphore::new(steps), readers: Semaphore::new(READERS_MAX) }
     }
 
     /// What the server has for these versions; `etag` is that of the document known already.
@@ -142,7 +146,7 @@ impl Fetcher {
     ) -> Result<Answer, Fault> {
         let mut etag = document.head.headers.get(ETAG).cloned();
         let (body, asked) = (document.body.clone(), wanted.to_vec());
-        let found = off_thread(body.len(), move || read_aggregated(&body, &asked)).await?;
+        let found = self.off_thread(body.len(), move || read_aggregated(&body, &asked)).await?;
         drop(document);
         let mut versions = Vec::with_capacity(wanted.len());
         for (wanted, found) in wanted.iter().zip(found) {
@@ -196,7 +200,23 @@ impl Fetcher {
             return Err(status_fault(&target, document.head.status));
         }
         let (body, asked) = (document.body.clone(), wanted.clone());
-        off_thread(body.len(), move || read_legacy(&body, &asked)).await
+        self.off_thread(body.len(), move || read_legacy(&body, &asked)).await
+    }
+
+    /// Reads what is not short on another thread, so that the loop goes on meanwhile.
+    async fn off_thread<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        if bytes <= IN_PLACE_BYTES_MAX {
+            return read();
+        }
+        let invalid = |text: String| Fault::new(Hop::InvalidDiscovery, text);
+        let turn = self.readers.acquire().await.map_err(|error| invalid(error.to_string()))?;
+        let reading = tokio::task::spawn_blocking(read).await;
+        drop(turn);
+        reading.map_err(|error| invalid(error.to_string()))?
     }
 
     /// One document, whole, with at most so many bytes and before its deadline.
@@ -306,18 +326,6 @@ fn read_legacy(body: &[u8], wanted: &GroupVersion) -> Result<Learnt, Fault> {
     let resources = convert::to_aggregated(&list).map_err(|e| invalid(&e));
     let resources = resources.and_then(|resources| json(&resources));
     Ok(Learnt { resources, legacy: legacy_document(wanted, &list)? })
-}
-
-/// Reads what is long on another thread, so that the loop goes on meanwhile.
-async fn off_thread<T: Send + 'static>(
-    bytes: usize,
-    read: impl FnOnce() -> Result<T, Fault> + Send + 'static,
-) -> Result<T, Fault> {
-    if bytes <= IN_PLACE_BYTES_MAX {
-        return read();
-    }
-    let reading = tokio::task::spawn_blocking(read).await;
-    reading.map_err(|error| Fault::new(Hop::InvalidDiscovery, error.to_string()))?
 }
 
 fn request_headers(accept: &HeaderValue, etag: Option<&HeaderValue>) -> HeaderMap {

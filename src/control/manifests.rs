@@ -25,7 +25,7 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// A full scan this often while the directory cannot be watched.
 const SCAN_INTERVAL_UNWATCHED: Duration = Duration::from_secs(1);
 /// A change is acted on when nothing more has come for this long.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(20);
 /// A change is acted on after this long in any case.
 const DELAY_MAX: Duration = Duration::from_millis(200);
 /// Events that wait to be acted on; with more, everything is scanned.
