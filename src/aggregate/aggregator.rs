@@ -11,7 +11,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::assembly::{Assembly, Published};
 use super::fetch::{Answer, Fetcher, GroupVersion, Learnt};
@@ -33,6 +33,9 @@ const ASKED_MAX: usize = 192;
 const FAILING_ASKED_MAX: usize = 64;
 /// How long a connection to a server is kept after its answer.
 const CONNECTION_IDLE: Duration = Duration::from_secs(5);
+/// Questions of one moment that begin in a millisecond: begun all at once, their handshakes would end
+/// all at once too, and no server would work on its answer meanwhile.
+const BEGUN_PER_MS: u64 = 2;
 /// Answers that wait for the loop.
 const EVENTS_MAX: usize = 256;
 /// How many times as long as it takes to make the documents, they are left as they are: many changes
@@ -181,8 +184,8 @@ impl Aggregator {
         loop {
             let time = now();
             self.known.release_held(time);
-            for question in self.known.questions(time) {
-                asking.ask(question);
+            for (question, after) in self.known.questions(time).into_iter().zip(starts()) {
+                asking.ask(question, after);
             }
             if self.known.has_changed() && time.instant >= rested {
                 let begun = Instant::now();
@@ -280,13 +283,16 @@ fn forget(
 }
 
 impl Asking {
-    fn ask(&mut self, question: Question) {
+    fn ask(&mut self, question: Question, after: Duration) {
         let (key, number) = (question.key, question.number);
         let lane = if question.failed_before { &self.failing } else { &self.well };
         let (fetcher, lane, events) =
             (Arc::clone(&self.fetcher), Arc::clone(lane), self.events.clone());
         let metrics = Arc::clone(&self.metrics);
         let task = tasks::spawn_owned("discovery", async move {
+            if !after.is_zero() {
+                sleep(after).await;
+            }
             let Ok(_turn) = lane.acquire().await else { return };
             let begun = Instant::now();
             let Question { backend, versions, etag, .. } = &question;
@@ -331,6 +337,11 @@ impl Asking {
 }
 
 /// The result for metrics; a version that could not be had makes it a failure.
+/// How long after each other questions of one moment begin.
+fn starts() -> impl Iterator<Item = Duration> {
+    (0_u64..).map(|before| Duration::from_millis(before / BEGUN_PER_MS))
+}
+
 fn result_word(answer: &Result<Answer, Fault>) -> &'static str {
     match answer {
         Ok(Answer::NotModified) => "not_modified",

@@ -26,7 +26,7 @@ use crate::cli::bench::fleet::Fleet;
 /// The shortest pause between two looks.
 const PAUSE_MIN: Duration = Duration::from_millis(4);
 /// The pause in looks: reading a long document takes CPU that the target may need.
-const PAUSE_PER_LOOK: u32 = 2;
+const PAUSE_PER_LOOK: u32 = 1;
 /// Bytes of a document after which no more of it is read.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 30;
 /// After this long a look has failed.
