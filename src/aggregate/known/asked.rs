@@ -117,13 +117,17 @@ impl Asked {
     pub(super) fn report(&mut self, failed: Option<&Fault>) {
         let was_reported = std::mem::replace(&mut self.is_reported, failed.is_some());
         let service = &self.backend.spec().service;
-        let apiservice = self.versions.values().next().map(|version| &*version.name);
+        let first = self.versions.values().next();
+        let apiservice = first.map(|version| &*version.name);
         match failed {
-            Some(fault) if !was_reported => tracing::warn!(
-                %service, apiservice, apiservices = self.versions.len(),
-                cause = fault.hop.word(), detail = %fault.detail,
-                "discovery failed, what is known is shown as stale"
-            ),
+            Some(fault) if !was_reported => {
+                // What the routing table says is nearer to the cause than that nobody could be asked.
+                let fault = first.and_then(|version| version.table_fault.as_ref()).unwrap_or(fault);
+                tracing::warn!(
+                    %service, apiservice, apiservices = self.versions.len(),
+                    cause = fault.hop.word(), detail = ?fault.detail, "discovery failed"
+                );
+            }
             None if was_reported => {
                 tracing::info!(%service, apiservice, "discovery works again");
             }

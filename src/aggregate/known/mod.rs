@@ -438,6 +438,9 @@ impl Known {
             && until <= now.unix_ms
         {
             self.held.pop_first();
+            if let Some(version) = self.version(&wanted) {
+                tracing::warn!(apiservice = %version.name, "held for as long as it may be, now stale");
+            }
             self.show(&wanted, now);
         }
     }

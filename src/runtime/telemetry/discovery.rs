@@ -23,18 +23,21 @@ impl DiscoveryMetrics {
             "portico_discovery_fetch_duration_seconds",
             "How long backends took to answer what they serve, or to fail.",
         );
+        let versions = gauge(
+            "portico_discovery_versions",
+            "API versions of backends by how discovery shows them: current, held, stale or omitted.",
+            &["shown"],
+        )?;
+        for shown in ["current", "held", "stale", "omitted"] {
+            versions.with_label_values(&[shown]).set(0);
+        }
         let buckets = vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
         Ok(Self {
             published: IntCounter::new(
                 "aggregator_discovery_aggregation_count_total",
                 "Counter of number of times discovery was aggregated.",
             )?,
-            versions: gauge(
-                "portico_discovery_versions",
-                "API versions of backends by how discovery shows them: current, held, stale or \
-                 omitted.",
-                &["shown"],
-            )?,
+            versions,
             fetches: counter(
                 "portico_discovery_fetches_total",
                 "Backends asked for what they serve, by result: aggregated, legacy, not_modified or \
