@@ -16,7 +16,7 @@ use foldhash::fast::FixedState;
 
 use super::manifest_file::{Contents, Format, parse};
 use crate::model::api_service::{set_defaults, validate};
-use crate::store::{Change, Key, Object};
+use crate::store::{Change, Key, Kind, Object};
 
 /// The namespace of an object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -36,7 +36,32 @@ pub(super) struct Directory {
 #[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    objects: BTreeMap<Key, Object>,
+    objects: BTreeMap<Key, Written>,
+}
+
+/// An object as JSON, which takes a third of the memory: it is looked at again only when files change.
+#[derive(Debug)]
+struct Written(Box<[u8]>);
+
+impl Written {
+    fn of(object: &Object) -> serde_json::Result<Self> {
+        let json = match object {
+            Object::ApiService(object) => serde_json::to_vec(object),
+            Object::Service(object) => serde_json::to_vec(object),
+            Object::EndpointSlice(object) => serde_json::to_vec(object),
+            Object::Endpoints(object) => serde_json::to_vec(object),
+        };
+        Ok(Self(json?.into_boxed_slice()))
+    }
+
+    fn read(&self, kind: Kind) -> serde_json::Result<Object> {
+        Ok(match kind {
+            Kind::ApiService => Object::ApiService(serde_json::from_slice(&self.0)?),
+            Kind::Service => Object::Service(serde_json::from_slice(&self.0)?),
+            Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(&self.0)?),
+            Kind::Endpoints => Object::Endpoints(serde_json::from_slice(&self.0)?),
+        })
+    }
 }
 
 /// What tells a changed file without reading it.
@@ -102,8 +127,12 @@ impl Directory {
 
     fn change(&self, key: Key) -> Change {
         let holder = self.holders.get(&key).and_then(BTreeSet::first);
-        let object = holder.and_then(|name| self.files.get(name)?.objects.get(&key));
-        object.map_or(Change::Delete(key), |object| Change::Put(object.clone()))
+        let written = holder.and_then(|name| self.files.get(name)?.objects.get(&key));
+        match written.map(|written| written.read(key.kind)) {
+            Some(Ok(object)) => Change::Put(object),
+            // What was written here can be read here.
+            Some(Err(_)) | None => Change::Delete(key),
+        }
     }
 
     fn read_file(
@@ -179,8 +208,8 @@ impl Directory {
         for mut object in contents.objects {
             let faults = complete(&mut object);
             let key = object.key();
-            let last = before.get(&key).cloned();
-            let object = if faults.is_empty() { Some(object) } else { last };
+            let object =
+                if faults.is_empty() { Written::of(&object).ok() } else { before.remove(&key) };
             if !faults.is_empty() {
                 rejected(&path, &key, &faults);
             }
