@@ -52,7 +52,10 @@ enum Command {
     /// client-go. Every answer is checked; one that is wrong, cut or late is counted by its cause,
     /// never as a fast one. Ctrl-C ends early: what was registered is removed, and what was
     /// measured is printed; the exit status is 130 then.
-    #[command(args_override_self = true)]
+    #[command(
+        args_override_self = true,
+        override_usage = "portico bench discovery <--kubeconfig FILE|--server URL> [OPTIONS]"
+    )]
     Discovery(Box<Discovery>),
 }
 
