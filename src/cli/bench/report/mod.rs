@@ -281,7 +281,11 @@ fn findings(results: &Results) -> Markup {
         let found = findings.iter().find(|finding| finding.name == name);
         or_none(found.and_then(|finding| finding.value), |value| {
             let unit = found.map(|finding| finding.unit).unwrap_or_default();
-            format!("{} {unit}", number(value)).trim_end().to_owned()
+            if unit.is_empty() {
+                format!("{value:.0}")
+            } else {
+                format!("{} {unit}", number(value))
+            }
         })
     };
     html! {
