@@ -31,8 +31,8 @@ struct Reached {
 
 /// Runs it. An error means that there is nothing to show; what was registered is removed anyway.
 pub(super) async fn run(flags: &Discovery, stop: &CancellationToken) -> anyhow::Result<Results> {
-    let targets = targets(flags).await?;
     let plan = flags.scenario.plan()?;
+    let targets = targets(flags).await?;
     let with_vs = targets.len() > 1;
     let rounds = flags.reads.rounds.unwrap_or(if with_vs { ROUNDS_WITH_VS } else { 1 });
     let about = about(&flags.reads, rounds);
@@ -187,6 +187,7 @@ async fn reach(target: Target) -> anyhow::Result<Reached> {
     let caller = Caller { endpoint: target.endpoint()?, headers: target.headers().await? };
     let caller = Arc::new(caller);
     let opened = Connection::open(Arc::clone(&caller)).await;
+    let opened = opened.map_err(|fault| anyhow::anyhow!(with_hint(fault.0)));
     let connection = opened.with_context(|| target.url.clone())?;
     let results = TargetResults {
         url: target.url.clone(),
@@ -200,6 +201,18 @@ async fn reach(target: Target) -> anyhow::Result<Reached> {
     };
     let subject = Subject { caller, answers: Arc::new(Answers::default()), process };
     Ok(Reached { target, subject, results, scenario: None })
+}
+
+/// The cause with the flags that may help against it.
+fn with_hint(cause: String) -> String {
+    let hint = if cause.contains("answered 401") {
+        "give --client-certificate or --token-file"
+    } else if cause.contains("UnknownIssuer") {
+        "give its authority with --certificate-authority"
+    } else {
+        return cause;
+    };
+    format!("{cause} ({hint})")
 }
 
 /// How long `/version` is waited for.
@@ -258,7 +271,7 @@ impl Reached {
         };
         match timeout(flags.read_timeout, reading).await {
             Ok(Ok(_)) => {}
-            Ok(Err(fault)) => return Some(fault.0),
+            Ok(Err(fault)) => return Some(with_hint(fault.0)),
             Err(_) => return Some(format!("no answer in {:?}", flags.read_timeout)),
         }
         if kind == Kind::Gzip && subject.answers.gzip_is_missing(Document::Aggregated, "/apis") {
@@ -313,6 +326,12 @@ impl Reached {
             let note = format!("servers are still registered, --clean-up removes them: {why}");
             self.results.notes.push(note);
         }
+        let changes = &outcome.visible.changes;
+        if changes.made > 0 && changes.seen == 0 {
+            let note = "no change became visible: targets ask their servers once a minute, so \
+                        --course must be longer";
+            self.results.notes.push(note.to_owned());
+        }
         self.results.scenario = Some(outcome);
     }
 
@@ -337,6 +356,14 @@ pub(super) fn anything(results: &Results) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_a_flag_helps_against_names_it() {
+        let hinted = |cause: &str| with_hint(cause.to_owned());
+        assert!(hinted("answered 401 Unauthorized").ends_with("--token-file)"));
+        assert!(hinted("TLS handshake: UnknownIssuer").ends_with("--certificate-authority)"));
+        assert_eq!(hinted("answered 503"), "answered 503");
+    }
 
     #[test]
     fn tokens_are_masked_in_the_command_line() {

@@ -105,7 +105,8 @@ pub(super) async fn measure(
     let begun = Instant::now();
     let counted = begun + plan.warm_up;
     let end = counted + plan.duration;
-    let pace = Pace::new(plan.rate, begun, end).context("no thread for the rate")?;
+    let pace = Pace::new(plan.rate, begun, counted, end);
+    let pace = pace.context("no thread for the rate")?;
     starter.send(Some(Start { pace: pace.clone(), counted })).ok();
 
     let usage = usage(subject.process.as_ref(), counted, tallies, &crew.stop, &pace).await?;

@@ -28,7 +28,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 
 use reads::Kind;
@@ -53,7 +52,10 @@ enum Command {
     /// client-go. Every answer is checked; one that is wrong, cut or late is counted by its cause,
     /// never as a fast one. Ctrl-C ends early: what was registered is removed, and what was
     /// measured is printed; the exit status is 130 then.
-    #[command(args_override_self = true)]
+    #[command(
+        args_override_self = true,
+        override_usage = "portico bench discovery <--kubeconfig FILE|--server URL> [OPTIONS]"
+    )]
     Discovery(Box<Discovery>),
 }
 
@@ -183,10 +185,7 @@ async fn discovery(flags: &Discovery, stop: &CancellationToken) -> anyhow::Resul
         super::print(discovery::clean_up(flags).await?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(file) = &flags.output.report {
-        // Before minutes are spent on what could not be written.
-        std::fs::write(file, "").with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    let file = flags.output.report.as_deref().map(report::ReportFile::begin).transpose()?;
     let results = discovery::run(flags, stop).await?;
     let anything = discovery::anything(&results);
     if anything.is_ok() {
@@ -195,9 +194,8 @@ async fn discovery(flags: &Discovery, stop: &CancellationToken) -> anyhow::Resul
             Output::Json => json::text(&results)?,
         };
         super::print(text.as_bytes())?;
-        if let Some(file) = &flags.output.report {
-            let written = std::fs::write(file, report::page(&results));
-            written.with_context(|| format!("cannot write {}", file.display()))?;
+        if let Some(file) = file {
+            file.finish(&report::page(&results))?;
         }
     }
     match anything {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Which reads are due when, at a rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +58,9 @@ pub(super) enum Pace {
 pub(super) struct Rate {
     schedule: Schedule,
     start: Instant,
+    /// From here on reads that were due before it are no longer begun: the measurement is not to
+    /// work off what the warm-up left.
+    counted: Instant,
     end: Instant,
     /// Reads that are due and not begun.
     due: Semaphore,
@@ -74,12 +77,18 @@ pub(super) struct Turn {
 }
 
 impl Pace {
-    /// Begins to hand out reads at `start`.
-    pub(super) fn new(rate: Option<f64>, start: Instant, end: Instant) -> std::io::Result<Self> {
+    /// Begins to hand out reads at `start`; they count from `counted` on.
+    pub(super) fn new(
+        rate: Option<f64>,
+        start: Instant,
+        counted: Instant,
+        end: Instant,
+    ) -> std::io::Result<Self> {
         let Some(rate) = rate else { return Ok(Self::Closed { end }) };
         let rate = Arc::new(Rate {
             schedule: Schedule { rate },
             start,
+            counted,
             end,
             due: Semaphore::new(0),
             begun: AtomicU64::new(0),
@@ -96,7 +105,7 @@ impl Pace {
                 let since = Instant::now();
                 (since < *end).then_some(Turn { since, late: Duration::ZERO })
             }
-            Self::Rate(rate) => rate.next().await,
+            Self::Rate(rate) => rate.next(Instant::now).await,
         }
     }
 
@@ -117,16 +126,22 @@ impl Pace {
 }
 
 impl Rate {
-    async fn next(&self) -> Option<Turn> {
-        if let Ok(permit) = self.due.try_acquire() {
-            permit.forget();
-            let since = self.take();
-            return Some(Turn { since, late: Duration::ZERO });
+    async fn next(&self, clock: impl Fn() -> Instant) -> Option<Turn> {
+        loop {
+            let at_once = self.due.try_acquire().map(SemaphorePermit::forget).is_ok();
+            if !at_once {
+                self.due.acquire().await.ok()?.forget();
+            }
+            let (due, now) = (self.take(), clock());
+            if due < self.counted && now >= self.counted {
+                continue;
+            }
+            return Some(if at_once {
+                Turn { since: due, late: Duration::ZERO }
+            } else {
+                Turn { since: now, late: now.saturating_duration_since(due) }
+            });
         }
-        self.due.acquire().await.ok()?.forget();
-        let due = self.take();
-        let since = Instant::now();
-        Some(Turn { since, late: since.saturating_duration_since(due) })
     }
 
     /// When the read that begins now was due.
@@ -189,7 +204,7 @@ mod tests {
     async fn a_read_that_had_to_wait_counts_from_when_it_was_due_and_the_rest_is_unsent() {
         let start = Instant::now();
         let end = start + Duration::from_millis(200);
-        let pace = Pace::new(Some(100.0), start, end).unwrap();
+        let pace = Pace::new(Some(100.0), start, start, end).unwrap();
         let first = pace.next().await.unwrap();
         assert!(first.since >= start);
         // The server keeps the only client busy to the end.
@@ -203,9 +218,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_warm_up_left_is_dropped_when_the_measurement_begins() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        for warm_up in [0, 500, 5000] {
+            let (counted, end) = (at(warm_up), at(warm_up + 1000));
+            let rate = Rate {
+                schedule: Schedule { rate: 100.0 },
+                start,
+                counted,
+                end,
+                due: Semaphore::new(Semaphore::MAX_PERMITS),
+                begun: AtomicU64::new(0),
+            };
+            if warm_up > 0 {
+                let first = rate.next(|| at(warm_up - 1)).await.unwrap();
+                assert_eq!(first.since, start);
+            }
+            // The server kept the only client busy until then.
+            for number in 0..3 {
+                let next = rate.next(|| at(warm_up + 200)).await.unwrap();
+                assert_eq!(next.since, counted + Duration::from_millis(10 * number));
+            }
+            let pace = Pace::Rate(Arc::new(rate));
+            assert_eq!(pace.unsent(counted, end), 97, "with {warm_up} ms of warm-up");
+        }
+    }
+
+    #[tokio::test]
     async fn a_closed_loop_is_over_at_its_end() {
         let now = Instant::now();
-        assert!(Pace::new(None, now, now + LOOK).unwrap().next().await.is_some());
-        assert!(Pace::new(None, now, now).unwrap().next().await.is_none());
+        assert!(Pace::new(None, now, now, now + LOOK).unwrap().next().await.is_some());
+        assert!(Pace::new(None, now, now, now).unwrap().next().await.is_none());
     }
 }

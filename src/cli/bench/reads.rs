@@ -110,8 +110,15 @@ async fn walk(connection: &Connection, answers: &Answers) -> Result<u64, Fault> 
     paths.extend(groups.group_versions.iter().map(|version| format!("/apis/{version}")));
     let reads: FuturesUnordered<_> = paths
         .iter()
-        .map(|path| get(connection, answers, Document::Resources, path, false))
+        .map(|path| async move {
+            let read = get(connection, answers, Document::Resources, path, false).await;
+            // A connection that broke is no one path's fault.
+            read.map_err(|fault| match fault.0.starts_with("connection broke") {
+                true => fault,
+                false => Fault::new(path, fault),
+            })
+        })
         .collect();
     let listed = reads.try_fold(0, async |sum, length| Ok(sum + length)).await;
-    Ok(bytes + listed.map_err(|fault| Fault::new("a group-version", fault))?)
+    Ok(bytes + listed?)
 }

@@ -9,6 +9,7 @@ use super::process::Memory;
 use super::reads::Kind;
 use super::scenario::Outcome;
 use super::tally::Tally;
+use super::words::counted;
 
 /// A whole run.
 #[derive(Clone, Debug)]
@@ -129,6 +130,28 @@ impl Reads {
             total.after(round);
         }
         Some(total)
+    }
+
+    /// Why no right answer was counted; at least one reason.
+    fn why_nothing(&self, rate: Option<f64>) -> Vec<String> {
+        if let Some(reason) = &self.skipped {
+            return vec![reason.clone()];
+        }
+        let total = self.total();
+        let mut reasons: Vec<String> =
+            total.iter().flat_map(|total| total.errors.keys().cloned()).collect();
+        match (total.map_or(0, |total| total.unsent), rate) {
+            (0, _) if !reasons.is_empty() => {}
+            (0, Some(rate)) => reasons.push(format!(
+                "no read was due in the time: {rate} a second are less than one in --duration"
+            )),
+            (0, None) => reasons.push("no read ended in the time".to_owned()),
+            (unsent, _) => {
+                let unsent = counted(unsent, "read");
+                reasons.push(format!("{unsent} due and not sent: the target fell behind"));
+            }
+        }
+        reasons
     }
 }
 
@@ -256,8 +279,7 @@ impl Results {
         let mut reasons: Vec<String> = Vec::new();
         for target in &self.targets {
             for reads in &target.reads {
-                let causes = reads.rounds.iter().flat_map(|round| round.errors.keys());
-                for cause in reads.skipped.iter().chain(causes) {
+                for cause in reads.why_nothing(self.about.rate) {
                     let reason = format!("{}: {}: {cause}", target.url, reads.kind.name());
                     if !reasons.contains(&reason) {
                         reasons.push(reason);
@@ -323,6 +345,35 @@ mod tests {
             tally.record(Duration::from_millis(millis), Duration::from_millis(millis), Ok(100));
         }
         tally
+    }
+
+    #[track_caller]
+    fn check_nothing(reads: Reads, rate: Option<f64>, expected: &str) {
+        let mut results = sample(&[&[]]);
+        results.about.rate = rate;
+        results.targets[0].reads = vec![reads];
+        let expected = format!("https://127.0.0.1:1: legacy: {expected}");
+        assert_eq!(results.nothing().as_deref(), Some(expected.as_str()));
+    }
+
+    #[test]
+    fn why_nothing_was_measured_is_always_said() {
+        let round = tally(&[]);
+        let reads = Reads { kind: Kind::Legacy, skipped: None, rounds: vec![round.clone()] };
+        check_nothing(
+            reads.clone(),
+            Some(0.1),
+            "no read was due in the time: 0.1 a second are less than one in --duration",
+        );
+        check_nothing(reads.clone(), None, "no read ended in the time");
+        let behind = Tally { unsent: 7, ..round.clone() };
+        let behind = Reads { rounds: vec![behind], ..reads.clone() };
+        check_nothing(behind, Some(100.0), "7 reads due and not sent: the target fell behind");
+        let mut failed = round;
+        failed.record(Duration::ZERO, Duration::ZERO, Err(Fault("answered 503".to_owned())));
+        check_nothing(Reads { rounds: vec![failed], ..reads.clone() }, None, "answered 503");
+        let skipped = Reads { skipped: Some("answered 401".to_owned()), rounds: vec![], ..reads };
+        check_nothing(skipped, None, "answered 401");
     }
 
     #[track_caller]

@@ -91,7 +91,7 @@ fn sections(target: &TargetResults, text: &mut String) {
         let mut table = plain(&["scenario", "found"]);
         for finding in scenario.findings() {
             let value = or_none(finding.value, |value| match finding.unit {
-                "" => number(value),
+                "" => format!("{value:.0}"),
                 unit => format!("{} {unit}", number(value)),
             });
             table.add_row([finding.title.to_owned(), value]);

@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Namespace, Service, ServicePort, ServiceSpec};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
@@ -30,12 +30,13 @@ pub(super) async fn check(client: &Client) -> anyhow::Result<()> {
             left.name_any()
         );
     }
-    Ok(())
+    // Before anything is made: whether there is an API for them at all.
+    labelled::<Service>(&Api::all(client.clone())).await.map(drop)
 }
 
 pub(super) async fn make_namespace(client: &Client, namespace: &str) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let found = namespaces.get_opt(namespace).await;
+    let found = namespaces.get_opt(namespace).await.map_err(said);
     let found = found.with_context(|| format!("cannot look for the namespace {namespace}"))?;
     if found.is_none() {
         let metadata = metadata(namespace.to_owned());
@@ -113,7 +114,14 @@ impl<K> Object for K where
 async fn labelled<K: Object>(api: &Api<K>) -> anyhow::Result<Vec<K>> {
     let chosen = ListParams::default().labels(&format!("{LABEL}={LABEL_VALUE}"));
     let list = api.list(&chosen).await;
-    let list = list.with_context(|| format!("cannot list {}", K::plural(&())))?;
+    let list = match list {
+        Err(kube::Error::Api(status)) if status.is_not_found() => bail!(
+            "the target has no API for {}s: register by a file that it follows, with --manifests \
+             DIR",
+            K::kind(&())
+        ),
+        list => list.map_err(said).with_context(|| format!("cannot list {}", K::plural(&())))?,
+    };
     let mut found = list.items;
     found.retain(|object| object.meta().deletion_timestamp.is_none());
     Ok(found)
@@ -130,7 +138,7 @@ async fn create_all<K: Object>(api: &Api<K>, objects: Vec<K>) -> anyhow::Result<
                  killed one left",
                 K::kind(&())
             ),
-            Err(error) => Err(error).with_context(what),
+            Err(error) => Err(said(error)).with_context(what),
         }
     });
     at_a_time(created).await
@@ -152,12 +160,24 @@ async fn delete_all<K: Object>(client: &Client, objects: Vec<K>) -> anyhow::Resu
             let name = object.name_any();
             match api.delete(&name, &DeleteParams::default()).await {
                 Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-                Err(error) => Err(error).with_context(|| format!("cannot delete {kind} {name}")),
+                Err(error) => {
+                    Err(said(error)).with_context(|| format!("cannot delete {kind} {name}"))
+                }
                 Ok(_) => Ok(()),
             }
         }
     });
     at_a_time(deleted).await
+}
+
+/// The error in one line: the library prints a status with all of its fields, and twice.
+fn said(error: kube::Error) -> anyhow::Error {
+    match error {
+        kube::Error::Api(status) => {
+            anyhow!("answered {} {}: {}", status.code, status.reason, status.message)
+        }
+        error => error.into(),
+    }
 }
 
 /// All of them, a bounded number under way; the first failure ends it.

@@ -125,7 +125,7 @@ fn shares(lanes: &[Lane<'_>], end: f64) -> Markup {
                             tr {
                                 th scope="row" { (lane.name()) }
                                 @for state in State::ALL {
-                                    @let time: f64 = lane.spans(end).iter().filter(|span| span.0 == state).map(|span| span.2 - span.1).sum();
+                                    @let time: f64 = lane.spans(end).iter().filter(|span| span.0 == state).map(|span| span.2 - span.1).fold(0.0, |sum, time| sum + time);
                                     td.n { (micros(time * 1e3)) }
                                 }
                             }

@@ -1,6 +1,7 @@
 //! `--report`: one HTML page that needs no other file, with plots drawn here, for light and dark
 //! and for small screens.
 
+mod file;
 mod freshness;
 mod plots;
 mod scale;
@@ -12,6 +13,7 @@ use super::scenario::Outcome;
 use super::table::{described, heading, measured};
 use super::timeline::Finding;
 use super::words::{bytes, count, counted, cpu, number, or_none, time};
+pub(super) use file::ReportFile;
 use plots::Line;
 
 const STYLE: &str = include_str!("style.css");
@@ -279,7 +281,11 @@ fn findings(results: &Results) -> Markup {
         let found = findings.iter().find(|finding| finding.name == name);
         or_none(found.and_then(|finding| finding.value), |value| {
             let unit = found.map(|finding| finding.unit).unwrap_or_default();
-            format!("{} {unit}", number(value)).trim_end().to_owned()
+            if unit.is_empty() {
+                format!("{value:.0}")
+            } else {
+                format!("{} {unit}", number(value))
+            }
         })
     };
     html! {

@@ -109,6 +109,14 @@ impl Flags {
     /// What is to be done, if there are to be servers.
     pub(in crate::cli::bench) fn plan(&self) -> anyhow::Result<Option<Plan>> {
         let Some(servers) = self.servers else { return Ok(None) };
+        if let (Some(first), Some(second)) = (&self.manifests, &self.vs_manifests) {
+            let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+            if real(first) == real(second) {
+                bail!(
+                    "--manifests and --vs-manifests must be two directories, one for each target"
+                );
+            }
+        }
         let well = Behaviour::well(self.latency);
         let faults = self.faults(servers)?.into_iter();
         let mut behaviours: Vec<Behaviour> = faults.map(|fault| well.with(fault)).collect();
