@@ -135,7 +135,7 @@ pub struct Backend {
 pub struct Attention(Notify);
 
 impl Attention {
-    /// Waits until a backend is in doubt; those that are say so ([`Backend::take_doubt`]).
+    /// Waits until a backend is in doubt; those that are say so ([`Backend::doubted`]).
     pub async fn wanted(&self) {
         self.0.notified().await;
     }

@@ -113,9 +113,12 @@ async fn walk(connection: &Connection, answers: &Answers) -> Result<u64, Fault> 
         .map(|path| async move {
             let read = get(connection, answers, Document::Resources, path, false).await;
             // A connection that broke is no one path's fault.
-            read.map_err(|fault| match fault.0.starts_with("connection broke") {
-                true => fault,
-                false => Fault::new(path, fault),
+            read.map_err(|fault| {
+                if fault.0.starts_with("connection broke") {
+                    fault
+                } else {
+                    Fault::new(path, fault)
+                }
             })
         })
         .collect();
