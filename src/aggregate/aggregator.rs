@@ -45,7 +45,7 @@ const REST: u32 = 4;
 const REST_MAX: Duration = Duration::from_millis(25);
 /// How long versions' own documents wait at most for servers whose versions are not known yet: these
 /// come first.
-const OWN_DOCUMENTS_WAIT: Duration = Duration::from_millis(500);
+const OWN_DOCUMENTS_WAIT: Duration = Duration::from_millis(150);
 
 /// How discovery is kept up to date.
 #[derive(Clone, Debug)]

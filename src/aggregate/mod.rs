@@ -70,6 +70,9 @@ impl Documents {
         asked: Asked<'_>,
     ) -> Result<Response<Body>, Rejection> {
         use routing_table::Document as Named;
+        if document.is_read_only() && !matches!(*asked.method, Method::GET | Method::HEAD) {
+            return Err(Rejection::MethodNotAllowed);
+        }
         let published = self.published.load();
         // With a slash behind it, the path is another one, which knows the legacy form only.
         let both = matches!(asked.info.path, "/apis" | "/api");
@@ -77,9 +80,6 @@ impl Documents {
         let negotiated = Negotiated::new(asked.headers, asked.query, offer)?;
         let aggregated = negotiated.accepted.form == Form::Discovery;
         let behind;
-        if document.is_read_only() && !matches!(*asked.method, Method::GET | Method::HEAD) {
-            return Err(Rejection::MethodNotAllowed);
-        }
         let ready = match document {
             Named::Groups if aggregated => published.aggregated(),
             Named::Groups => published.listed(),

@@ -28,6 +28,19 @@ becomes() {
   curl --silent --show-error --fail --max-time 5 --noproxy '*' --output /dev/null --request POST "$control/$1/$2" || fail "the fleet's $1 becomes $2" "its control refuses"
 }
 
+# Versions' own documents come after the aggregated ones; of a server whose aggregated one is broken, too.
+await_own_documents() {
+  await "portico has the versions' own documents" "$start_limit_secs" has_own_documents || finish
+}
+
+# shellcheck disable=SC2317,SC2329 # await calls it
+has_own_documents() {
+  local group
+  for group in shop omitted held garbled; do
+    ask --fail "$server/apis/$group.example.com/v1" 2>"$work/output" | grep -q storageVersionHash || return 1
+  done
+}
+
 # facts NAME SERVER   into $work/NAME.facts
 facts() {
   # shellcheck disable=SC2154 # find_tool sets it
