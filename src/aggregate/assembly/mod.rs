@@ -147,6 +147,8 @@ impl Assembly {
     pub fn serve_at(&mut self, address: &str) {
         let versions = Document::of_json(written::core_versions(address).into());
         self.published.core_versions = Arc::new(versions);
+        // The core's documents are those of the group without a name.
+        self.changed.insert(Arc::default());
     }
 
     /// Adds or replaces what one source says of a group-version. The own group is always as it is.

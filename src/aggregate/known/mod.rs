@@ -91,7 +91,6 @@ pub(super) struct Known {
     to_keep: BTreeMap<Arc<str>, Option<Record>>,
     keeps: bool,
     questions: u64,
-    changed: bool,
 }
 
 impl Known {
@@ -117,14 +116,12 @@ impl Known {
             to_keep: BTreeMap::new(),
             keeps,
             questions: 0,
-            changed: true,
         }
     }
 
     /// Where `/api` is served, as `host:port`.
     pub(super) fn serve_at(&mut self, address: &str) {
         self.assembly.serve_at(address);
-        self.changed = true;
     }
 
     /// Takes in what is registered now.
@@ -166,7 +163,6 @@ impl Known {
                 fault: None,
             };
             self.assembly.set(Source::Remote, &wanted.group, &wanted.version, shown);
-            self.changed = true;
             return;
         };
         let backend = &remote.backend.backend;
@@ -227,7 +223,6 @@ impl Known {
             }
         }
         self.assembly.remove(Source::Remote, &wanted.group, &wanted.version);
-        self.changed = true;
     }
 
     /// Has a server asked at once, whatever it answered before.
@@ -429,7 +424,6 @@ impl Known {
             self.held.insert((until, wanted.clone()));
         }
         self.assembly.set(Source::Remote, group, name, shown);
-        self.changed = true;
     }
 
     /// Ends what was held long enough.
@@ -466,13 +460,12 @@ impl Known {
 
     /// The documents as they are to be now.
     pub(super) fn publish(&mut self) -> Published {
-        self.changed = false;
         self.assembly.publish()
     }
 
     /// True when the documents are to be made anew.
     pub(super) fn has_changed(&self) -> bool {
-        self.changed
+        self.assembly.is_changed()
     }
 
     /// What is to be kept on disk since this was asked last, none for what is gone.
