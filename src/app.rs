@@ -207,22 +207,17 @@ fn access_log(
     Ok(Some((Arc::new(log), *format)))
 }
 
-fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
-    let authority = |file: &Option<std::path::PathBuf>| {
-        file.as_deref()
-            .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
-            .transpose()
-    };
-    let trust = Trust {
-        generation: 0,
-        client: authority(&config.client_ca_file)?,
-        request_header: authority(&config.requestheader_client_ca_file)?,
-    };
+fn auth(config: &auth::Config, trust: View<Trust>, metrics: &Metrics) -> anyhow::Result<Auth> {
     let tokens = match &config.token_file {
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
+    let first = trust.load();
+    if first.client.is_none()
+        && first.request_header.is_none()
+        && !first.is_pending
+        && tokens.is_empty()
+    {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -236,19 +231,10 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
              every client can be anybody"
         );
     }
-    let authenticator = Authenticator::new(
-        View::fixed(trust),
-        config.request_header.clone(),
-        tokens,
-        config.anonymous,
-        metrics,
-    )
-    .map_err(anyhow::Error::msg)?;
-    Ok(Auth {
-        authenticator,
-        authorizer: Authorizer::new(config.authorization_mode, &config.always_allow_paths),
-        identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
-    })
+    let authenticator = Authenticator::new(trust.clone(), tokens, config.anonymous, metrics)
+        .map_err(anyhow::Error::msg)?;
+    let authorizer = Authorizer::new(config.authorization_mode, &config.always_allow_paths);
+    Ok(Auth { authenticator, authorizer, trust })
 }
 
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {

@@ -15,29 +15,17 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller::Caller;
 use super::token_file::Tokens;
-use super::{Anonymous, RequestHeaderConfig, request_header, websocket_protocol, x509};
+use super::{Anonymous, RequestHeaderConfig, Trust, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
 use crate::runtime::telemetry::Metrics;
 use crate::tls::client_chain::{ClientAuthority, earliest_expiry, leaf};
 
-/// The authorities that vouch for callers; replaced as a whole when one changes.
-#[derive(Debug, Default)]
-pub struct Trust {
-    /// Grows with every change; verdicts of an older generation are judged anew.
-    pub generation: u64,
-    /// Vouches for client certificates.
-    pub client: Option<ClientAuthority>,
-    /// Vouches for front proxies.
-    pub request_header: Option<ClientAuthority>,
-}
-
 /// Finds out who is calling.
 #[derive(Debug)]
 pub struct Authenticator {
     trust: View<Trust>,
-    request_header: RequestHeaderConfig,
     tokens: Tokens,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
@@ -71,8 +59,8 @@ struct Verdict {
     valid_until: i64,
     /// The end of the leaf's validity, in Unix seconds; none when it cannot be read.
     leaf_ends: Option<i64>,
-    /// Whether it may act as front proxy; `None` when nobody vouches for front proxies.
-    front_proxy: Option<Result<(), String>>,
+    /// The headers by which it says who calls when it may act as front proxy; `None` when nobody vouches for front proxies.
+    front_proxy: Option<Result<Arc<RequestHeaderConfig>, String>>,
     /// The caller it names; `None` when it names none or nobody vouches for clients.
     client: Option<Result<Arc<Caller>, String>>,
 }
@@ -83,7 +71,7 @@ impl Verdict {
     }
 
     fn is_accepted(&self) -> bool {
-        matches!(self.client, Some(Ok(_))) || matches!(self.front_proxy, Some(Ok(())))
+        matches!(self.client, Some(Ok(_))) || matches!(self.front_proxy, Some(Ok(_)))
     }
 }
 
@@ -98,14 +86,12 @@ impl Authenticator {
     /// Believes whom `trust` and `tokens` say.
     pub fn new(
         trust: View<Trust>,
-        request_header: RequestHeaderConfig,
         tokens: Tokens,
         anonymous: Anonymous,
         metrics: &Metrics,
     ) -> Result<Self, String> {
         Ok(Self {
             trust,
-            request_header,
             tokens,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
@@ -130,10 +116,7 @@ impl Authenticator {
                 Ok(caller)
             }
             None if errors.is_empty() => self.anonymous(always_allowed),
-            None => {
-                self.failed.inc();
-                Err(Rejection::Unauthorized(format!("[{}]", errors.join(", "))))
-            }
+            None => Err(self.refused(format!("[{}]", errors.join(", ")))),
         }
     }
 
@@ -142,10 +125,18 @@ impl Authenticator {
             Anonymous::Accepted => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths if always_allowed => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths | Anonymous::Refused => {
-                self.failed.inc();
-                Err(Rejection::Unauthorized("no credentials provided".to_owned()))
+                Err(self.refused("no credentials provided".to_owned()))
             }
         }
+    }
+
+    /// Nobody is refused for good by a portico that does not know yet whom the cluster believes.
+    fn refused(&self, reason: String) -> Rejection {
+        if self.trust.load().is_pending {
+            return Rejection::NotReady;
+        }
+        self.failed.inc();
+        Rejection::Unauthorized(reason)
     }
 
     fn by_credentials(
@@ -157,7 +148,7 @@ impl Authenticator {
         if !connection.chain.is_empty() {
             let (verdict, now) = self.verdict(connection);
             match &verdict.front_proxy {
-                Some(Ok(())) => match self.by_request_header(headers) {
+                Some(Ok(config)) => match by_request_header(config, headers) {
                     Some(Ok(caller)) => return Some(caller),
                     Some(Err(error)) => errors.push(error),
                     None => {}
@@ -199,11 +190,6 @@ impl Authenticator {
             errors.push("invalid bearer token".to_owned());
         }
         found.map(Arc::clone)
-    }
-
-    fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {
-        let user = request_header::user(&self.request_header, headers).transpose()?;
-        Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
     }
 
     /// The verdict on the connection's certificate, judged anew only when the authorities have
@@ -265,7 +251,8 @@ impl Authenticator {
         };
         let front_proxy = trust.request_header.as_ref().map(|authority| {
             let leaf = verified(authority)?;
-            request_header::check_name(&self.request_header, &leaf.common_name)
+            request_header::check_name(&trust.front_proxies, &leaf.common_name)?;
+            Ok(Arc::clone(&trust.front_proxies))
         });
         let client = trust.client.as_ref().and_then(|authority| {
             let user = verified(authority).and_then(|leaf| x509::user(&leaf)).transpose()?;
@@ -273,6 +260,14 @@ impl Authenticator {
         });
         Verdict { generation: trust.generation, valid_until, leaf_ends, front_proxy, client }
     }
+}
+
+fn by_request_header(
+    config: &RequestHeaderConfig,
+    headers: &HeaderMap,
+) -> Option<Result<Arc<Caller>, String>> {
+    let user = request_header::user(config, headers).transpose()?;
+    Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
 }
 
 /// SHA-256 over a chain's certificates and their lengths: a chain itself may be large.
@@ -341,8 +336,8 @@ mod tests {
 
     fn trust(authority: &Authority, generation: u64) -> Trust {
         let roots = certificates("ca", authority.certificate().as_bytes()).unwrap();
-        let client = Some(ClientAuthority::new("ca", roots).unwrap());
-        Trust { generation, client, request_header: None }
+        let client = Some(Arc::new(ClientAuthority::new("ca", roots).unwrap()));
+        Trust { generation, client, ..Trust::default() }
     }
 
     #[test]
@@ -351,7 +346,6 @@ mod tests {
         let (publisher, view) = Publisher::new(trust(&authority, 0));
         let made = Authenticator::new(
             view,
-            RequestHeaderConfig::default(),
             Tokens::default(),
             Anonymous::Refused,
             &Metrics::new().unwrap(),

@@ -10,22 +10,25 @@ mod identity_headers;
 mod impersonate;
 mod request_header;
 mod token_file;
+mod trust;
 mod websocket_protocol;
 mod x509;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-pub use authenticate::{Authenticator, ConnectionAuth, Trust};
+pub use authenticate::{Authenticator, ConnectionAuth};
 pub use authorize::{Authorizer, Deferral, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
 pub use token_file::{TokenFileError, Tokens};
+pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
+
+use crate::runtime::snapshot::View;
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHeaderConfig {
     /// Common names that may act as front proxy; empty for any the authority vouches for.
     pub allowed_names: Vec<String>,
@@ -112,6 +115,6 @@ pub struct Auth {
     pub authenticator: Authenticator,
     /// Decides what they may do.
     pub authorizer: Authorizer,
-    /// Knows which headers carry identity.
-    pub identity_headers: Arc<IdentityHeaders>,
+    /// Who vouches for callers, and which headers carry identity.
+    pub trust: View<Trust>,
 }

@@ -43,6 +43,8 @@ pub struct Config {
     pub proxy_client_pair: Option<(PathBuf, PathBuf)>,
     /// The kube-apiserver that portico is in front of, if it is.
     pub core: Option<CoreConfig>,
+    /// What is done in the cluster of the kube-apiserver that portico is in front of.
+    pub cluster: control::watch::Config,
     /// Endpoints or cluster IPs.
     pub routing: EndpointRouting,
     /// The objects' directory.
@@ -127,6 +129,9 @@ impl Flags {
             serving_pair,
             cert_dir: self.cert_dir.clone(),
             core: self.core(proxy_client_pair.is_some(), &mut faults),
+            cluster: control::watch::Config {
+                published_authority: self.publish_front_proxy_ca.clone(),
+            },
             proxy_client_pair,
             routing: if self.enable_aggregator_routing {
                 EndpointRouting::Endpoints
@@ -179,6 +184,9 @@ impl Flags {
                 }
                 if self.remote_route != RemoteRoute::Auto {
                     fault("remote-route", "kubeconfig", needs);
+                }
+                if self.publish_front_proxy_ca.is_some() {
+                    fault("publish-front-proxy-ca", "kubeconfig", needs);
                 }
                 return None;
             }

@@ -8,6 +8,7 @@ mod directory;
 mod index;
 mod manifest_file;
 pub mod manifests;
+pub mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;

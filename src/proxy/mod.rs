@@ -198,9 +198,9 @@ impl Proxy {
             objects: own(OWN_GROUP, OWN_VERSION, "apiservices"),
             pages: own("", "", ""),
         };
-        let identity = Arc::clone(&auth.identity_headers);
+        let trust = auth.trust.clone();
         let filter: TrailerFilter =
-            Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &identity));
+            Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &trust.load().identity_headers));
         Arc::new(Self {
             admission: Admission::new(&config, metrics),
             config,
