@@ -86,7 +86,9 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let certificates = certificates(config)?;
-    let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
+    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
+    let (core, inquiry) = core.transpose()?.unzip();
+    let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -95,8 +97,6 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
-    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
-    let (core, inquiry) = core.transpose()?.unzip();
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
@@ -288,8 +288,14 @@ fn certificates_in_use(
     config: &Config,
     certificates: &Certificates,
     upstream: &upstream::Config,
+    core: Option<&Core>,
 ) -> anyhow::Result<View<Vec<Watched>>> {
     let mut own = certificates.watched();
+    if let Some(access) = core.map(|core| core.server().access())
+        && let Some(pair) = access.identity()?
+    {
+        own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
+    }
     if let (Some(pair), Some((certificate, _))) = (&upstream.identity, &config.proxy_client_pair) {
         let place = certificate.display().to_string();
         own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));
