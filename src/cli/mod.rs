@@ -5,6 +5,7 @@ pub mod demo;
 mod log;
 pub mod pages;
 pub mod reference;
+mod target;
 
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
