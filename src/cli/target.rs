@@ -10,7 +10,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, Request, Response, Uri};
 use kube::Config;
 use kube::client::{Body, ConfigExt as _};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use rustls::pki_types::ServerName;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
@@ -76,6 +76,11 @@ pub(super) struct Endpoint {
 }
 
 impl Flags {
+    /// Whether they name a server at all.
+    pub(super) fn is_given(&self) -> bool {
+        self.kubeconfig.is_some() || self.server.is_some()
+    }
+
     /// The target that the flags name.
     pub(super) async fn target(&self) -> anyhow::Result<Target> {
         let mut config = match (&self.kubeconfig, &self.server) {
@@ -195,6 +200,17 @@ impl Target {
     /// A client of the Kubernetes API, for what is not measured.
     pub(super) fn client(&self) -> anyhow::Result<kube::Client> {
         kube::Client::try_from(self.config.clone()).with_context(|| self.at("credentials"))
+    }
+
+    /// The same server with a certificate for its only credentials.
+    pub(super) fn with_pair(&self, certificate: &Path, key: &Path) -> anyhow::Result<Self> {
+        let mut config = self.config.clone();
+        config.auth_info = AuthInfo {
+            client_certificate: Some(text(certificate)?),
+            client_key: Some(text(key)?),
+            ..AuthInfo::default()
+        };
+        Self::new(config)
     }
 
     /// The same for clients of one's own making.

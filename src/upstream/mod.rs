@@ -24,7 +24,7 @@ use std::time::Duration;
 pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
-pub use dial::DialTimes;
+pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
 pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use pool::{Class, Pool};
