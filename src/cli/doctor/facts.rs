@@ -125,7 +125,7 @@ pub(super) struct Identity {
     pub(super) vouched: Option<Result<(), String>>,
 }
 
-/// The ConfigMap `kube-system/extension-apiserver-authentication`.
+/// The config map `kube-system/extension-apiserver-authentication`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClusterTrust {
     /// `requestheader-client-ca-file`, as written; empty for none.

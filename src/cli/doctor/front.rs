@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::decide::front::{FrontFacts, MARKER_EXTRA, MARKER_UID, Refusal, Seen};
-use super::facts::{ClusterTrust, Identity, MARKER_GROUP, MARKER_USER, Sought};
+use super::facts::{ClusterTrust, Identity, MARKER_GROUP, MARKER_USER, Reply, Sought};
 use crate::tls;
 
 const REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -57,9 +57,9 @@ pub(super) async fn facts(
 }
 
 async fn version(api: &Api) -> String {
-    let reply = api.get("/version").await.ok().filter(|reply| reply.is_success());
+    let reply = api.get("/version").await.ok().filter(Reply::is_success);
     let body = reply.and_then(|reply| serde_json::from_slice::<Value>(&reply.body).ok());
-    let version = body.as_ref().and_then(|body| body["gitVersion"].as_str());
+    let version = body.as_ref().and_then(|body| body.get("gitVersion")?.as_str());
     version.unwrap_or_default().to_owned()
 }
 
@@ -71,16 +71,17 @@ async fn who(api: &Api, headers: &[(HeaderName, &str)]) -> Result<Seen, Refusal>
         return Err(Refusal { status: Some(reply.status), message: reply.message() });
     }
     let answer: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let user = &answer["status"]["userInfo"];
+    let field = |name: &str| answer.pointer(&format!("/status/userInfo/{name}"));
+    let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let texts = |value: &Value| -> Vec<String> {
         let all = value.as_array().into_iter().flatten();
         all.filter_map(|one| one.as_str().map(str::to_owned)).collect()
     };
-    let extra = user["extra"].as_object();
+    let extra = field("extra").and_then(Value::as_object);
     Ok(Seen {
-        name: user["username"].as_str().unwrap_or_default().to_owned(),
-        uid: user["uid"].as_str().unwrap_or_default().to_owned(),
-        groups: texts(&user["groups"]),
+        name: text("username"),
+        uid: text("uid"),
+        groups: field("groups").map(texts).unwrap_or_default(),
         extra: extra.into_iter().flat_map(|extra| extra.values().flat_map(texts)).collect(),
     })
 }
@@ -100,5 +101,5 @@ async fn may_impersonate(
         return Err(format!("{ACCESS} is answered with {}: {}", reply.status, reply.message()));
     }
     let answer: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    Ok(answer["status"]["allowed"].as_bool().unwrap_or_default())
+    Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or_default())
 }

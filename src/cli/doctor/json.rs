@@ -17,7 +17,8 @@ struct Document<'a> {
 
 #[derive(Serialize)]
 struct Subject<'a> {
-    subject: &'a str,
+    #[serde(rename = "subject")]
+    name: &'a str,
     kind: &'static str,
     result: &'static str,
     fails_at: Option<&'static str>,
@@ -27,7 +28,8 @@ struct Subject<'a> {
 
 #[derive(Serialize)]
 struct Hop<'a> {
-    hop: &'static str,
+    #[serde(rename = "hop")]
+    word: &'static str,
     result: &'static str,
     summary: &'a str,
     details: &'a [String],
@@ -53,7 +55,7 @@ pub(super) fn text(reports: &[Report], well: usize) -> serde_json::Result<String
 fn subject(report: &Report) -> Subject<'_> {
     let failure = report.first_failure();
     Subject {
-        subject: &report.subject,
+        name: &report.subject,
         kind: report.kind.word(),
         result: report.outcome().word(),
         fails_at: failure.map(|finding| finding.step.word()),
@@ -64,7 +66,7 @@ fn subject(report: &Report) -> Subject<'_> {
 
 fn hop(finding: &Finding) -> Hop<'_> {
     Hop {
-        hop: finding.step.word(),
+        word: finding.step.word(),
         result: finding.outcome.word(),
         summary: &finding.summary,
         details: &finding.details,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cli::doctor::certificate::Certificate;
-use crate::cli::doctor::facts::{EndpointFacts, Facts, TlsFacts};
+use crate::cli::doctor::facts::{EndpointFacts, Facts, Reply, TlsFacts};
 use crate::cli::doctor::finding::{Finding, Step};
 use crate::model::expiry::nearness;
 use crate::model::fault::{Fault, Hop, ServicePort};
@@ -45,7 +45,7 @@ fn reached_from_elsewhere(facts: &Facts, hop: Hop) -> Option<&'static str> {
         return None;
     }
     let read = facts.proxied.as_ref().and_then(|proxied| proxied.discovery.as_ref().ok());
-    if read.is_some_and(|reply| reply.is_success()) {
+    if read.is_some_and(Reply::is_success) {
         return Some("the aggregator is answered");
     }
     // A condition may be some time old; a refusal is of now.

@@ -146,6 +146,7 @@ mod tests {
         assert_eq!(finding.change.is_some(), cause.is_some());
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what is asked for may also fail")]
     fn listing(version: &str) -> Answer {
         let body = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
             "items": [{"metadata": {"name": "things.example.com"},

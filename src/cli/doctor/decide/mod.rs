@@ -31,18 +31,13 @@ pub(super) fn decide(facts: &Facts) -> Vec<Finding> {
     if facts.object.is_none() {
         return findings;
     }
-    match &facts.service_ref {
-        Some(service) => {
-            findings.extend(service::decide(facts, service));
-            findings.extend(behind(facts, service));
-        }
-        None => {
-            let hops = [Step::Service, Step::Port, Step::Endpoints];
-            let hops = hops.into_iter().chain(OF_ENDPOINTS);
-            findings.extend(hops.map(|step| {
-                Finding::skipped(step, "local: the API server serves this group itself")
-            }));
-        }
+    if let Some(service) = &facts.service_ref {
+        findings.extend(service::decide(facts, service));
+        findings.extend(behind(facts, service));
+    } else {
+        let hops = [Step::Service, Step::Port, Step::Endpoints].into_iter().chain(OF_ENDPOINTS);
+        let why = "local: the API server serves this group itself";
+        findings.extend(hops.map(|step| Finding::skipped(step, why)));
     }
     findings.push(proxied::decide(facts));
     findings

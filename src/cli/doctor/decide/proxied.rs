@@ -20,7 +20,7 @@ pub(super) fn decide(facts: &Facts) -> Finding {
     let path = format!("/apis/{}/{}", facts.group(), facts.version());
     let reply = match answered(proxied, &path, &proxied.discovery) {
         Ok(reply) => reply,
-        Err(finding) => return finding,
+        Err(finding) => return *finding,
     };
     let Ok(resources) = parse::legacy(&reply.body, facts.group(), facts.version()) else {
         let text = format!("{path} of {} cannot be read", proxied.server);
@@ -48,7 +48,7 @@ pub(super) fn decide(facts: &Facts) -> Finding {
                 finding =
                     finding.detail(format!("{path}: {}{}", told(list), direct.unwrap_or_default()));
             }
-            Err(worse) if worse.outcome == Outcome::Failed => return worse,
+            Err(worse) if worse.outcome == Outcome::Failed => return *worse,
             Err(skipped) => finding = finding.detail(skipped.summary),
         }
     }
@@ -72,35 +72,42 @@ fn answered<'a>(
     proxied: &Proxied,
     path: &str,
     answer: &'a Result<Reply, String>,
-) -> Result<&'a Reply, Finding> {
+) -> Result<&'a Reply, Box<Finding>> {
     let server = &proxied.server;
     let reply = answer.as_ref().map_err(|error| {
-        Finding::failed(STEP, "NoAnswer", format!("{server} does not answer {path}"))
+        let finding = Finding::failed(STEP, "NoAnswer", format!("{server} does not answer {path}"))
             .why(error.as_str())
-            .change("See the aggregator's log; --timeout lets the doctor wait for longer.")
+            .change("See the aggregator's log; --timeout lets the doctor wait for longer.");
+        Box::new(finding)
     })?;
     match reply.status {
         200..300 => Ok(reply),
-        401 | 403 => {
-            let message = reply.message();
-            Err(Finding::skipped(STEP, format!("the user may not read it: {message}")))
-        }
-        404 => Err(Finding::failed(STEP, "NotRouted", format!("{server} answers {path} with 404"))
-            .why("It does not route this group and version: it has other APIServices, or has not seen this one yet.")
-            .change("Register the APIService with this aggregator, or name the one that has it.")),
-        status => {
-            let cause = reply.cause();
-            let hop = cause.as_deref().and_then(|word| Hop::ALL.into_iter().find(|hop| hop.word() == word));
-            let change = hop.map_or(
-                "The hops above say why. If all are well, the aggregator reaches the backend \
-                 another way than this machine: run the doctor where it runs.",
-                remedy::of_hop,
-            );
-            let cause = cause.unwrap_or_else(|| "ProxiedReadFailed".to_owned());
-            let text = format!("{server} answers {path} with {status}");
-            Err(Finding::failed(STEP, &cause, text).why(reply.message()).change(change))
-        }
+        status => Err(Box::new(refused(server, path, status, reply))),
     }
+}
+
+fn refused(server: &str, path: &str, status: u16, reply: &Reply) -> Finding {
+    let text = format!("{server} answers {path} with {status}");
+    if reply.is_refusal() {
+        return Finding::skipped(STEP, format!("the user may not read it: {}", reply.message()));
+    }
+    if status == 404 {
+        return Finding::failed(STEP, "NotRouted", text)
+            .why(
+                "It does not route this group and version: it has other APIServices, or has not \
+                 seen this one yet.",
+            )
+            .change("Register the APIService with this aggregator, or name the one that has it.");
+    }
+    let cause = reply.cause();
+    let is_word = |hop: &Hop| Some(hop.word()) == cause.as_deref();
+    let change = Hop::ALL.into_iter().find(is_word).map_or(
+        "The hops above say why. If all are well, the aggregator reaches the backend another way \
+         than this machine: run the doctor where it runs.",
+        remedy::of_hop,
+    );
+    let cause = cause.as_deref().unwrap_or("ProxiedReadFailed");
+    Finding::failed(STEP, cause, text).why(reply.message()).change(change)
 }
 
 /// Names of resources that only one of the two has.

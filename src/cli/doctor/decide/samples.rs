@@ -69,15 +69,18 @@ pub(super) fn status(code: u16, message: &str) -> Reply {
 }
 
 /// A 403 for this user.
+#[expect(clippy::unnecessary_wraps, reason = "what is asked for may also fail")]
 pub(super) fn forbidden(user: &str) -> Answer {
     let path = crate::cli::doctor::facts::PROBE_PATH;
     Ok(status(403, &format!("forbidden: User \"{user}\" cannot get path \"{path}\"")))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what is asked for may also fail")]
 pub(super) fn unauthorized() -> Answer {
     Ok(status(401, "Unauthorized"))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what is asked for may also fail")]
 pub(super) fn not_found() -> Answer {
     Ok(status(404, "the server could not find the requested resource"))
 }

@@ -120,30 +120,25 @@ fn of_endpoints(
     if let (Sought::Unknown(why), EndpointRouting::Endpoints) = (&facts.slices, facts.routing) {
         return Finding::skipped(Step::Endpoints, format!("cannot be known: {why}"));
     }
-    match fault {
-        Some(fault) => {
-            let none = Vec::new();
-            let slices = facts.slices.found().unwrap_or(&none);
-            Finding::fault(Step::Endpoints, fault.hop, service_ref).why(why_none(
-                service_ref,
-                service,
-                slices,
-            ))
-        }
-        None => {
-            let all = facts.endpoints.iter().map(|endpoint| endpoint.address.to_string());
-            let what = match facts.routing {
-                EndpointRouting::Endpoints => "ready",
-                EndpointRouting::ClusterIp => "the cluster IP",
-            };
-            let finding = Finding::well(Step::Endpoints, listed(all.collect(), what));
-            if facts.left_out == 0 {
-                finding
-            } else {
-                finding.detail(format!("{} more are not tried here", facts.left_out))
-            }
-        }
+    if let Some(fault) = fault {
+        let none = Vec::new();
+        let slices = facts.slices.found().unwrap_or(&none);
+        return Finding::fault(Step::Endpoints, fault.hop, service_ref).why(why_none(
+            service_ref,
+            service,
+            slices,
+        ));
     }
+    let all = facts.endpoints.iter().map(|endpoint| endpoint.address.to_string());
+    let what = match facts.routing {
+        EndpointRouting::Endpoints => "ready",
+        EndpointRouting::ClusterIp => "the cluster IP",
+    };
+    let finding = Finding::well(Step::Endpoints, listed(all.collect(), what));
+    if facts.left_out == 0 {
+        return finding;
+    }
+    finding.detail(format!("{} more are not tried here", facts.left_out))
 }
 
 fn listed(addresses: Vec<String>, what: &str) -> String {
@@ -181,7 +176,8 @@ fn why_none(service_ref: &ServicePort, service: &Service, slices: &[EndpointSlic
     if !names.contains(wanted) {
         let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        why += &format!(" The Service's port is named {wanted:?}, the slices' ports: {names}.");
+        let text = format!(" The Service's port is named {wanted:?}, the slices' ports: {names}.");
+        why.push_str(&text);
     }
     if slices.iter().all(|slice| slice.address_type == "FQDN") {
         why += " The slices hold host names (FQDN), which nobody routes to.";

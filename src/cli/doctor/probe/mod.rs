@@ -375,12 +375,10 @@ impl Call<'_> {
         let authority = format!("{}:{}", self.service.server_name(), self.service.port);
         let asking =
             exchange::get(made?, &authority, path, accept, claim.map(|it| [it.user, it.group]));
-        match timeout(self.prober.timeout, asking).await {
-            Ok(answer) => answer.map(|reply| Reply { took: begun.elapsed(), ..reply }),
-            Err(_) => {
-                let text = format!("no answer within {:?} (--timeout)", self.prober.timeout);
-                Err(Fault::new(Hop::Deadline, text))
-            }
-        }
+        let limit = self.prober.timeout;
+        let text = || format!("no answer within {limit:?} (--timeout)");
+        let answer = timeout(limit, asking).await;
+        let answer = answer.map_err(|_elapsed| Fault::new(Hop::Deadline, text()))?;
+        answer.map(|reply| Reply { took: begun.elapsed(), ..reply })
     }
 }
