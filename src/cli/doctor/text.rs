@@ -7,7 +7,7 @@ use super::finding::{Finding, Outcome, Report};
 /// Columns of a terminal that nobody has widened.
 const WIDTH: usize = 80;
 /// Where what was found begins: after the sign and the longest hop.
-const TEXT_AT: usize = 22;
+const TEXT_AT: usize = 23;
 /// Where explanations begin.
 const EXPLAINED_AT: usize = 6;
 
@@ -80,7 +80,8 @@ fn finding(out: &mut String, same: &[Finding], colours: bool) {
     }
     let Some(cause) = &first.cause else { return };
     let why = first.why.as_deref().map(printable).unwrap_or_default();
-    explain(out, format!("why: {} {why}", printable(cause)).trim_end());
+    let colon = if why.is_empty() { "" } else { ": " };
+    explain(out, &format!("why: {}{colon}{why}", printable(cause)));
     if let Some(change) = &first.change {
         explain(out, &format!("change: {}", change.replace('`', "")));
     }
@@ -172,10 +173,10 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
         for words in [
-            "  ✓ object            group things.example.com\n",
-            "  ✗ tls               127.0.0.1:443: ",
+            "  ✓ object             group things.example.com\n",
+            "  ✗ tls                127.0.0.1:443: ",
             "(1.5 ms)",
-            "      why: UnknownAuthority word",
+            "      why: UnknownAuthority: word",
             "      change: Use caBundle.\n",
             "  – identity, discovery: not tried\n",
             "v1.things.example.com fails at tls (UnknownAuthority)\n",

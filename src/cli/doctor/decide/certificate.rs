@@ -137,8 +137,13 @@ pub(super) fn why_of(
     trust: &Sought<ClusterTrust>,
     now: i64,
 ) -> String {
-    let (Some(identity), Some(trust)) = (identity, trust.found()) else { return String::new() };
+    let Some(identity) = identity else { return String::new() };
     let name = identity.chain.first().map_or("", |leaf| leaf.common_name.as_str());
+    let Some(trust) = trust.found() else {
+        return format!(
+            "It has another authority for front proxies, or its allowed names lack \"{name}\"."
+        );
+    };
     if let Some(Err(error)) = &identity.vouched {
         let authorities: Vec<String> = trust
             .authorities
