@@ -133,7 +133,8 @@ impl Prober<'_> {
                 };
                 (resolved.clone().unwrap_or_default(), Some(resolved))
             }
-            Err(_) => (Vec::new(), None),
+            // Services resolve to no list of hosts, which is what API servers are.
+            Ok(Targets::Hosts(_)) | Err(_) => (Vec::new(), None),
         }
     }
 
