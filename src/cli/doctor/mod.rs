@@ -49,11 +49,11 @@ const SIMILAR_MAX: usize = 5;
 #[derive(Args, Clone, Debug)]
 #[group(id = "doctor-source", required = true, multiple = true, args = ["kubeconfig", "server", "manifests"])]
 pub(super) struct Flags {
-    /// The `APIServices` to examine, each `<version>.<group>`; those that are not available, when
+    /// The APIServices to examine, each VERSION.GROUP; those that are not available, when
     /// none is named.
     #[arg(value_name = "APISERVICE")]
     names: Vec<String>,
-    /// Examine all `APIServices`, also those that are available.
+    /// Examine all APIServices, also those that are available.
     #[arg(long, conflicts_with = "names")]
     all: bool,
     /// Take APIServices, Services and endpoints from this directory, as portico run --manifests does;
