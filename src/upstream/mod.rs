@@ -27,7 +27,7 @@ pub use api_server::ApiServer;
 pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
-pub use dial::DialTimes;
+pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
 pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use kubeconfig::{Access, KubeconfigError};
