@@ -57,7 +57,7 @@ pub(super) async fn dial(
     endpoint: &Endpoint,
     protocols: Protocols,
 ) -> Result<Dialed, Fault> {
-    let (config, name) = backend.tls()?;
+    let (config, name) = backend.tls(endpoint)?;
     let address = endpoint.address;
     let begun = Instant::now();
     let connecting = TcpStream::connect(address);

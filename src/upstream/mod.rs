@@ -6,6 +6,7 @@
 //! `switch` is the request
 //! that wants a connection for itself; `retry` knows what is evidence.
 
+pub mod api_server;
 mod balance;
 pub mod ca_bundles;
 mod connection;
@@ -13,6 +14,7 @@ mod describe;
 mod dial;
 mod endpoint;
 mod exchange;
+pub mod kubeconfig;
 mod pool;
 mod retry;
 mod switch;
@@ -21,12 +23,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+pub use api_server::ApiServer;
 pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::DialTimes;
 pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
+pub use kubeconfig::{Access, KubeconfigError};
 pub use pool::{Class, Pool};
 pub use switch::Reply;
 
