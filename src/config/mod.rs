@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use flags::{Flags, LogFlags, RunFlags};
 pub use settings::{Effective, Origin, Settings};
-pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel};
+pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::model::endpoints::EndpointRouting;
