@@ -19,9 +19,10 @@ use tokio::time::{Instant, interval};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
+use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
+use crate::control::watch::{Cluster, Seen, Servers};
 use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
@@ -35,7 +36,6 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
-use crate::tls::client_chain::ClientAuthority;
 use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
@@ -86,7 +86,9 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let certificates = certificates(config)?;
-    let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
+    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
+    let (core, inquiry) = core.transpose()?.unzip();
+    let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -95,10 +97,11 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
-    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
-    let (core, inquiry) = core.transpose()?.unzip();
+    let cluster = core.as_ref().map(|core| cluster(config, core, &store, &upstream_config));
+    let (cluster, seen) = cluster.transpose()?.unzip();
+    let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;
     let services = Services {
-        auth: auth(&config.auth, &metrics)?,
+        auth: auth(&config.auth, trust, &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -139,8 +142,9 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     ];
     let control =
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
-    let mut tasks = control_tasks(config, control, store, &readiness);
+    let mut tasks = control_tasks(config, control, store, &readiness, cluster);
     tasks.extend(expiry);
+    tasks.extend(follow_trust);
     tasks.extend(inquiry.map(|inquiry| {
         tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
     }));
@@ -167,27 +171,70 @@ fn flush_log() {
     std::io::stderr().lock().flush().ok();
 }
 
+/// The watches of the cluster that portico is in front of.
+fn cluster(
+    config: &Config,
+    core: &Core,
+    store: &Store,
+    upstream: &upstream::Config,
+) -> anyhow::Result<(Cluster, Seen)> {
+    let access = core.server().access();
+    let others = config.core.as_ref().map(|core| core.servers.as_slice()).unwrap_or_default();
+    let servers =
+        Servers::new(&access.kube(), others).with_context(|| access.place().to_owned())?;
+    let chain = upstream.identity.as_ref().map(|pair| pair.chain.clone()).unwrap_or_default();
+    let data_dir = config.data_dir.as_deref();
+    Cluster::new(&config.cluster, servers, store.clone(), data_dir, chain)
+        .context("cannot keep the cluster's state in the data directory")
+}
+
+/// Who vouches for callers, and the task that follows what the cluster says of it.
+fn trust(
+    config: &auth::Config,
+    seen: Option<&Seen>,
+) -> anyhow::Result<(View<Trust>, Option<AbortOnDrop>)> {
+    let given = GivenTrust::read(config)?;
+    let Some(seen) = seen else { return Ok((View::fixed(given.trust(None, 0)), None)) };
+    let (publisher, trust) = Publisher::new(given.trust(Some(&seen.trust.load()), 0));
+    let follow = auth::follow(given, seen.trust.clone(), publisher);
+    Ok((trust, Some(tasks::spawn_owned("trust", follow))))
+}
+
+/// The control loop, and those who bring it its objects.
 fn control_tasks(
     config: &Config,
     control: Control,
     store: Store,
     readiness: &Readiness,
+    cluster: Option<Cluster>,
 ) -> Vec<AbortOnDrop> {
-    let (loaded, loading) = oneshot::channel();
-    let guard = readiness.wait_for("manifests");
-    let loading = async move {
-        // Without a sender there is nothing to wait for.
-        if loading.await.is_err() {
-            tracing::debug!("objects were never read");
+    let mut tasks = Vec::new();
+    let mut loading = Vec::new();
+    if config.manifests.is_some() || cluster.is_none() {
+        let (loaded, manifests_loading) = oneshot::channel();
+        loading.push((manifests_loading, readiness.wait_for("manifests")));
+        if let Some(directory) = config.manifests.clone() {
+            let run = manifests::run(directory, store, loaded);
+            tasks.push(tasks::spawn_owned("manifests", run));
+        }
+        // Without a directory there is nothing to load, which the sender's end says.
+    }
+    if let Some(cluster) = cluster {
+        let (loaded, cluster_loading) = oneshot::channel();
+        let guard = || readiness.wait_for("core-watches");
+        tasks.extend(cluster.start(loaded, guard()));
+        loading.push((cluster_loading, guard()));
+    }
+    let (loading, guards): (Vec<_>, Vec<_>) = loading.into_iter().unzip();
+    let loaded = async move {
+        for one in loading {
+            // Without a sender there is nothing to wait for.
+            if one.await.is_err() {
+                tracing::debug!("objects were never read");
+            }
         }
     };
-    let mut tasks = vec![tasks::spawn_owned("control", control.run(loading, guard))];
-    if let Some(directory) = config.manifests.clone() {
-        tasks.push(tasks::spawn_owned("manifests", manifests::run(directory, store, loaded)));
-    } else {
-        // The loop may have ended already when the program ends at once.
-        loaded.send(()).ok();
-    }
+    tasks.push(tasks::spawn_owned("control", control.run(loaded, guards)));
     tasks
 }
 
@@ -274,8 +321,14 @@ fn certificates_in_use(
     config: &Config,
     certificates: &Certificates,
     upstream: &upstream::Config,
+    core: Option<&Core>,
 ) -> anyhow::Result<View<Vec<Watched>>> {
     let mut own = certificates.watched();
+    if let Some(access) = core.map(|core| core.server().access())
+        && let Some(pair) = access.identity()?
+    {
+        own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
+    }
     if let (Some(pair), Some((certificate, _))) = (&upstream.identity, &config.proxy_client_pair) {
         let place = certificate.display().to_string();
         own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 pub use flags::{Flags, LogFlags, RunFlags};
 pub use settings::{Effective, Origin, Settings};
-pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel};
+pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
 use crate::upstream::Source;
-use crate::{frontend, proxy, tls};
+use crate::{control, frontend, proxy, tls};
 
 /// All that a running portico needs to know, parsed and checked.
 #[derive(Clone, Debug)]

@@ -47,17 +47,17 @@ pub struct Control {
 impl Control {
     /// Follows the store for ever. Until `loaded` ends, unknown paths are not ready, not missing;
     /// `ready` is released when the table of what was loaded is published.
-    pub async fn run(self, loaded: impl Future<Output = ()>, ready: ReadyGuard) {
+    pub async fn run(self, loaded: impl Future<Output = ()>, ready: Vec<ReadyGuard>) {
         let mut revisions = self.store.subscribe();
         let mut reconciler = Reconciler::new(self);
         let mut loaded = pin!(loaded);
-        let mut ready = Some(ready);
+        let mut ready = ready;
         let mut complete = false;
         loop {
             revisions.mark_unchanged();
             reconciler.sync(complete);
             if complete {
-                drop(ready.take());
+                ready.clear();
             }
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },

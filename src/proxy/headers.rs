@@ -68,12 +68,13 @@ pub(super) fn for_backend(
             b"te" if asks_for_trailers(value) => {
                 to.insert(TE, TRAILERS);
             }
-            bytes if is_dropped(bytes) || listed.contains(name) => {}
-            bytes if identity.contains(name.as_str()) => {
-                if told.passes_impersonation && is_impersonation(bytes) {
-                    to.append(name, value.clone());
-                }
+            // Also when the client lists it for this hop: without it the request would go on as who
+            // sent it.
+            bytes if told.passes_impersonation && is_impersonation(bytes) => {
+                to.append(name, value.clone());
             }
+            bytes if is_dropped(bytes) || listed.contains(name) => {}
+            _ if identity.contains(name.as_str()) => {}
             b"trailer" if names_identity(value, identity) => {}
             _ => {
                 to.append(name, value.clone());

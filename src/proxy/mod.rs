@@ -314,6 +314,9 @@ impl Connection {
         outcome.set_route(match &*route {
             Route::Documents(_) => &counters.documents,
             Route::Objects => &counters.objects,
+            // Counted with the other documents: series of its own, for each of thousands of
+            // versions that a client walks, would take more memory than all else about it.
+            Route::Remote(remote) if is_told_here(remote, asked) => &counters.documents,
             Route::Remote(remote) => &remote.backend.metrics,
             Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
                 &counters.pages
@@ -345,7 +348,9 @@ impl Connection {
             Route::Remote(remote) if is_told_here(remote, asked) => {
                 let query = query(parts);
                 let answer = self.proxy.documents.resources(remote, document_asked(asked, &query));
-                Ok(with_own_headers(answer.await?, outcome))
+                // That it has none is to be seen under its own name.
+                let failed = |_: &Rejection| outcome.set_route(&remote.backend.metrics);
+                Ok(with_own_headers(answer.await.inspect_err(failed)?, outcome))
             }
             Route::Remote(remote) if upgrade => {
                 let to = Destination::remote(&permit, remote);

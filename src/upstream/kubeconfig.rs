@@ -174,7 +174,7 @@ impl Access {
     }
 
     /// The client certificate.
-    pub(super) fn identity(&self) -> Result<Option<Arc<KeyPair>>, KubeconfigError> {
+    pub fn identity(&self) -> Result<Option<Arc<KeyPair>>, KubeconfigError> {
         let user = &self.kube.auth_info;
         let place = |name: &str| format!("{name} of user");
         let certificate = self.bytes(

@@ -93,6 +93,10 @@ async fn whom_a_caller_asks_to_act_as_is_for_the_core_to_judge() {
     let rig = core.portico(core.setup(&token())).await;
     for protocol in BOTH {
         let ask = Ask::get("/api/v1/pods")
+            .header(
+                if protocol == Protocol::Http1 { "Connection" } else { "x" },
+                "impersonate-user",
+            )
             .header("Impersonate-User", "bob")
             .header("Impersonate-Group", "ops")
             .header("Impersonate-Uid", "7")

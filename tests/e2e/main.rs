@@ -31,6 +31,7 @@ mod deadlines;
 mod discovery;
 mod discovery_failing;
 mod discovery_start;
+mod doctor;
 mod documents;
 mod ending;
 mod faults;

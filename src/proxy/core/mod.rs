@@ -9,9 +9,11 @@ mod inquiry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{Response, StatusCode, Uri};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 pub use self::inquiry::Inquiry;
 use super::admission::Kind;
@@ -31,6 +33,8 @@ use crate::upstream::{self, Access, ApiServer, KubeconfigError, Source, Upstream
 
 /// What it is called in messages, metrics and logs.
 const NAME: &str = "kube-apiserver";
+/// How long a request waits for it to be known how the core is to be told who calls.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where kube-apiserver is, and how requests go there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +155,21 @@ impl Core {
         &self.server.upstream().metrics
     }
 
+    /// Waits for the first answer, which comes right after the start where the core is there: who is
+    /// told to come later comes after seconds.
+    async fn settled(&self) {
+        let mut standing = self.standing.clone();
+        let settling = async {
+            while *standing.load() == Standing::Unknown(None) {
+                if !standing.changed().await {
+                    return;
+                }
+            }
+        };
+        // What is not known then is said to the caller.
+        timeout(SETTLE_TIMEOUT, settling).await.ok();
+    }
+
     fn way(&self, is_anonymous: bool) -> Result<Way<'_>, Rejection> {
         if is_anonymous {
             return Ok(Way::Nobody(&self.nobody));
@@ -209,6 +228,9 @@ impl Connection {
         let Asked { info, parts, .. } = asked;
         let authorizer = &self.proxy.auth.authorizer;
         outcome.set_route(core.metrics());
+        if !caller.is_anonymous && *core.standing.load() == Standing::Unknown(None) {
+            core.settled().await;
+        }
         let way = core.way(caller.is_anonymous)?;
         if matches!(way, Way::Impersonate(_))
             && let Some(other) = authorizer.impersonate(&caller, info, &parts.headers)?
