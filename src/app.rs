@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
@@ -23,7 +23,7 @@ use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Tokens, Tru
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::watch::{Cluster, Seen, Servers};
-use crate::control::{Control, manifests};
+use crate::control::{Control, availability, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
@@ -46,6 +46,8 @@ use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long connections without requests may take to close by themselves.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
+/// How long it may take to give leadership up.
+const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 /// How often the ending looks at what is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -57,6 +59,8 @@ pub struct Running {
     trigger: DrainTrigger,
     frontend: JoinHandle<()>,
     flush: Flush,
+    /// Gives leadership up when the program ends.
+    lease: Option<JoinHandle<()>>,
     /// Holds the log until the threads are done, whose last lines are of what was cut.
     _access_log: Option<Arc<LineLog>>,
     _tasks: Vec<AbortOnDrop>,
@@ -90,16 +94,20 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let (core, inquiry) = core.transpose()?.unzip();
     let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
     let health = health(&readiness, &drain)?;
-    let inside = inside(&in_use);
+    let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
     let (aggregator, documents) = Aggregator::new(
         aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
-    let cluster = core.as_ref().map(|core| cluster(config, core, &store, &upstream_config));
+    let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
+    let cluster =
+        servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
     let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;
+    let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
+    inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
     let services = Services {
         auth: auth(&config.auth, trust, &metrics)?,
         table,
@@ -145,12 +153,13 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let mut tasks = control_tasks(config, control, store, &readiness, cluster);
     tasks.extend(expiry);
     tasks.extend(follow_trust);
+    tasks.extend(conditions);
     tasks.extend(inquiry.map(|inquiry| {
         tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
     }));
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
-    Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
+    Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
 }
 
 /// The table before anything is known.
@@ -171,21 +180,41 @@ fn flush_log() {
     std::io::stderr().lock().flush().ok();
 }
 
-/// The watches of the cluster that portico is in front of.
+/// The API servers of the cluster that portico is in front of.
+fn servers(config: &Config, core: &Core) -> anyhow::Result<Servers> {
+    let access = core.server().access();
+    let others = config.core.as_ref().map(|core| core.servers.as_slice()).unwrap_or_default();
+    Servers::new(&access.kube(), others).with_context(|| access.place().to_owned())
+}
+
+/// What of that cluster is watched.
 fn cluster(
     config: &Config,
-    core: &Core,
+    servers: &Servers,
     store: &Store,
     upstream: &upstream::Config,
 ) -> anyhow::Result<(Cluster, Seen)> {
-    let access = core.server().access();
-    let others = config.core.as_ref().map(|core| core.servers.as_slice()).unwrap_or_default();
-    let servers =
-        Servers::new(&access.kube(), others).with_context(|| access.place().to_owned())?;
     let chain = upstream.identity.as_ref().map(|pair| pair.chain.clone()).unwrap_or_default();
     let data_dir = config.data_dir.as_deref();
-    Cluster::new(&config.cluster, servers, store.clone(), data_dir, chain)
+    Cluster::new(&config.cluster, servers.clone(), store.clone(), data_dir, chain)
         .context("cannot keep the cluster's state in the data directory")
+}
+
+/// Who leads and writes conditions, if anybody is to.
+fn write_availability(
+    config: &Config,
+    servers: Option<&Servers>,
+    store: &Store,
+    (seen, drain): (&Option<Seen>, &Drain),
+) -> (Option<JoinHandle<()>>, Option<AbortOnDrop>) {
+    let (Some(namespace), Some(servers), Some(seen)) =
+        (&config.cluster.lease_namespace, servers, seen)
+    else {
+        return (None, None);
+    };
+    let (lease, conditions) =
+        availability::start(servers, namespace, store.clone(), seen, drain.clone());
+    (Some(lease), Some(conditions))
 }
 
 /// Who vouches for callers, and the task that follows what the cluster says of it.
@@ -307,6 +336,7 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
         pools: Pools::default(),
         clients: Arc::default(),
         certificates: certificates.clone(),
+        cluster: None,
     }
 }
 
@@ -383,6 +413,11 @@ impl Running {
         self.trigger.advance(Phase::Ended);
         if self.frontend.await.is_err() {
             tracing::debug!("frontend was gone already");
+        }
+        if let Some(lease) = self.lease
+            && timeout(RELEASE_LIMIT, lease).await.is_err()
+        {
+            tracing::debug!("leadership not given up in time");
         }
         self.flush.finish().await;
     }

@@ -194,6 +194,13 @@ pub struct Flags {
     /// extension-apiserver-authentication, and again when somebody takes it out.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = FRONT)]
     pub publish_front_proxy_ca: Option<PathBuf>,
+    /// Write portico's verdicts on APIServices into the cluster, where kube-apiserver does not. Of
+    /// several replicas one does it, which is who holds the Lease portico.
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true, action = ArgAction::Set, value_parser = values::boolean, value_name = "BOOL", help_heading = FRONT)]
+    pub write_availability: bool,
+    /// The namespace of the Lease for --write-availability.
+    #[arg(long, default_value = "kube-system", value_name = "NAMESPACE", help_heading = FRONT)]
+    pub leader_elect_resource_namespace: String,
 
     /// File with an apiserver.config.k8s.io TracingConfiguration: where spans are sent by OTLP, and
     /// of how many requests. Needs a build with the feature otlp.

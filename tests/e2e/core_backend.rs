@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::backend::{Backend, HTTP2, Sent, State, answer, full, told};
+use crate::cluster::Cluster;
 use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
@@ -48,6 +49,8 @@ pub(crate) enum Manner {
 /// The core.
 pub(crate) struct Core {
     pub(crate) backend: Backend,
+    /// Its objects.
+    pub(crate) cluster: Cluster,
     manner: Arc<Mutex<Manner>>,
 }
 
@@ -59,13 +62,14 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let serving = Arc::clone(&manner);
+        let cluster = Cluster::new();
+        let serving = (Arc::clone(&manner), cluster.clone());
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
-            let manner = Arc::clone(&serving);
-            async move { serve(stream, number, state, manner).await }
+            let serving = serving.clone();
+            async move { serve(stream, number, state, serving).await }
         });
-        Self { backend, manner }
+        Self { backend, cluster, manner }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -172,7 +176,7 @@ async fn serve(
     stream: TlsStream<TcpStream>,
     number: usize,
     state: Arc<State>,
-    manner: Arc<Mutex<Manner>>,
+    (manner, cluster): (Arc<Mutex<Manner>>, Cluster),
 ) {
     let certificate = common_name(&stream);
     let now = *manner.lock().unwrap();
@@ -181,10 +185,14 @@ async fn serve(
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
+        let cluster = cluster.clone();
         let manner = *manner.lock().unwrap();
         async move {
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
+            }
+            if cluster.concerns(&request) {
+                return Ok(cluster.answer(request).await);
             }
             let shown = HeaderValue::try_from(certificate).unwrap();
             request.headers_mut().insert(SHOWN, shown);

@@ -15,16 +15,14 @@ mod servers;
 mod trim;
 mod trust;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIServiceCondition;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
+use crate::model::availability::Reported;
 use crate::runtime::lifecycle::ReadyGuard;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
@@ -41,14 +39,14 @@ use trust::TrustWatch;
 /// What was kept is used when the core API server does not answer within this time.
 const CORE_WAIT: Duration = Duration::from_secs(3);
 
-/// The conditions that kube-apiserver wrote, by the name of the APIService: shown, not obeyed.
-pub type Reported = BTreeMap<Arc<str>, APIServiceCondition>;
-
 /// What is done in the cluster besides watching it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The authority that the cluster is told to believe (`--publish-front-proxy-ca`).
     pub published_authority: Option<PathBuf>,
+    /// Where the Lease is of who writes conditions of APIServices (`--write-availability`); nobody
+    /// does when not given.
+    pub lease_namespace: Option<String>,
 }
 
 /// The watches, before they are started.
