@@ -99,6 +99,7 @@ fn help_has_kube_apiservers_groups_in_its_order() {
         "Authentication flags:",
         "Authorization flags:",
         "Aggregation flags:",
+        "Front mode flags:",
         "Traces flags:",
         "Logs flags:",
     ];

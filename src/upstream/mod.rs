@@ -30,7 +30,7 @@ pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotStat
 pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
 pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
-pub use kubeconfig::{Access, KubeconfigError};
+pub use kubeconfig::{Access, KubeconfigError, Source};
 pub use pool::{Class, Pool};
 pub use switch::Reply;
 
