@@ -115,13 +115,21 @@ impl Authenticator {
                 self.succeeded.inc();
                 Ok(caller)
             }
-            None if errors.is_empty() => self.anonymous(always_allowed),
+            None if errors.is_empty() => self.anonymous(connection, always_allowed),
             None => Err(self.refused(format!("[{}]", errors.join(", ")))),
         }
     }
 
-    fn anonymous(&self, always_allowed: bool) -> Result<Arc<Caller>, Rejection> {
+    fn anonymous(
+        &self,
+        connection: &ConnectionAuth,
+        always_allowed: bool,
+    ) -> Result<Arc<Caller>, Rejection> {
         match self.anonymous {
+            // Whose certificate cannot be judged yet must not be taken for nobody.
+            _ if !connection.chain.is_empty() && self.trust.load().is_pending => {
+                Err(Rejection::NotReady)
+            }
             Anonymous::Accepted => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths if always_allowed => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths | Anonymous::Refused => {

@@ -359,7 +359,8 @@ fn json(code: StatusCode, body: &Value) -> Response<Sent> {
 }
 
 fn status(code: u16) -> Response<Sent> {
+    let reason = if code == 404 { "NotFound" } else { "Scripted" };
     let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                      "message": format!("scripted {code}"), "reason": "Scripted", "code": code});
+                      "message": format!("scripted {code}"), "reason": reason, "code": code});
     json(StatusCode::from_u16(code).unwrap(), &body)
 }

@@ -1,7 +1,7 @@
 //! A backend that plays kube-apiserver: it says whom it takes its callers for, switches protocols,
 //! and tells what it received, with the certificate that was shown to it.
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -188,6 +188,10 @@ async fn serve(
         let cluster = cluster.clone();
         let manner = *manner.lock().unwrap();
         async move {
+            if manner == Manner::Hangs {
+                // Ends connections that were open before, too.
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
             }
@@ -199,7 +203,7 @@ async fn serve(
             if request.headers().contains_key("upgrade") {
                 return Ok(switch(&state, number, request).await);
             }
-            Ok::<_, Infallible>(answer(&state, number, request).await)
+            Ok::<_, io::Error>(answer(&state, number, request).await)
         }
     });
     let http = auto::Builder::new(TokioExecutor::new());

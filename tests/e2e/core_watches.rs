@@ -48,6 +48,11 @@ async fn ready(rig: &Rig) -> String {
     client.get("/readyz?verbose").await.text()
 }
 
+async fn inside(rig: &Rig) -> Value {
+    let mut client = rig.connect(Protocol::Http1, Some(&PKI.master)).await;
+    client.get("/debug/portico").await.json()
+}
+
 /// How often the objects were listed anew.
 fn lists(core: &Core) -> usize {
     core.cluster.asked("sendInitialEvents").len()
@@ -117,9 +122,9 @@ async fn readiness_names_the_watches_until_everything_was_seen_once() {
     core.cluster.apply(&objects("two", &[&two]));
     core.cluster.refuse(Some(500));
     let rig = core.portico(core.setup(&token())).await;
-    assert!(ready(&rig).await.contains("[-]core-watches"), "{}", ready(&rig).await);
+    assert!(ready(&rig).await.contains("[-]poststarthook/core-watches"), "{}", ready(&rig).await);
     core.cluster.refuse(None);
-    eventually("ready", async || ready(&rig).await.contains("[+]core-watches ok")).await;
+    eventually("ready", async || ready(&rig).await.contains("[+]poststarthook/core-watches ok")).await;
     await_direct(&rig, &path("two", "things"), &two).await;
 }
 
@@ -135,7 +140,7 @@ async fn what_is_routed_outlives_the_core_and_is_followed_again_when_it_is_back(
         let mut client = rig.alice(Protocol::Http2).await;
         assert_eq!(client.get(&path("two", "things")).await.status, 200);
     }
-    assert!(ready(&rig).await.contains("[+]core-watches ok"));
+    assert!(ready(&rig).await.contains("[+]poststarthook/core-watches ok"));
     core.set(Manner::Believes);
     await_direct(&rig, &path("one", "things"), &one).await;
     await_core(&rig, "two").await;
@@ -168,7 +173,7 @@ async fn what_was_seen_last_is_routed_by_after_a_restart_while_the_core_is_gone(
         client.get(&path("two", "things")).await.status == 200
     })
     .await;
-    assert!(ready(&rig).await.contains("[+]core-watches ok"));
+    assert!(ready(&rig).await.contains("[+]poststarthook/core-watches ok"));
     // What was kept and is gone goes with the first that is seen.
     core.cluster.delete("apiservices", "", "v1.two.example.com");
     core.set(Manner::Believes);
@@ -263,10 +268,7 @@ async fn an_authority_is_published_beside_those_of_others_and_again_when_it_is_t
         (text.starts_with(&theirs), text.matches("BEGIN").count(), names)
     };
     eventually("published", async || published() == (true, 2, json!("[]"))).await;
-    let believed = async || {
-        let mut client = rig.alice(Protocol::Http1).await;
-        client.get("/debug/portico").await.json()["cluster"]["believesPortico"] == true
-    };
+    let believed = async || inside(&rig).await["cluster"]["believesPortico"] == true;
     eventually("believed", believed).await;
     core.cluster.trust(&[(FRONT_PROXY_CA, &theirs), ("requestheader-allowed-names", "[\"x\"]")]);
     eventually("published again", async || published() == (true, 2, json!("[\"x\"]"))).await;
@@ -294,8 +296,7 @@ async fn what_the_cluster_says_of_an_api_service_is_shown_and_not_obeyed() {
     core.cluster.apply(&text);
     let rig = core.portico(core.setup(&token())).await;
     await_direct(&rig, &path("two", "things"), &two).await;
-    let mut client = rig.alice(Protocol::Http1).await;
-    let page = client.get("/debug/portico").await.json();
+    let page = inside(&rig).await;
     let shown = &page["apiServices"]["items"][0];
     assert_eq!((&shown["available"], &shown["reported"]["reason"]), (&json!(true), &json!("Down")));
     // Nor is anything written unasked.
