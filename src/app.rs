@@ -36,6 +36,7 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
+use crate::tls::cluster_trust;
 use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
@@ -92,7 +93,12 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let certificates = certificates(config)?;
     let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
-    let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
+    let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
+    let cluster =
+        servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
+    let (cluster, seen) = cluster.transpose()?.unzip();
+    let own = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
+    let (in_use, follow_authorities) = with_the_clusters(own, seen.as_ref());
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -101,13 +107,13 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
-    let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
-    let cluster =
-        servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
-    let (cluster, seen) = cluster.transpose()?.unzip();
     let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
     inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
+    let inquiry = inquiry.map(|inquiry| {
+        let pool = Pool::new(upstream_config.clone());
+        tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
+    });
     let services = Services {
         auth: auth(&config.auth, trust, &metrics)?,
         table,
@@ -152,11 +158,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness, cluster);
     tasks.extend(expiry);
-    tasks.extend(follow_trust);
-    tasks.extend(conditions);
-    tasks.extend(inquiry.map(|inquiry| {
-        tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
-    }));
+    tasks.extend([follow_trust, follow_authorities, conditions, inquiry].into_iter().flatten());
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
@@ -352,7 +354,7 @@ fn certificates_in_use(
     certificates: &Certificates,
     upstream: &upstream::Config,
     core: Option<&Core>,
-) -> anyhow::Result<View<Vec<Watched>>> {
+) -> anyhow::Result<Vec<Watched>> {
     let mut own = certificates.watched();
     if let Some(access) = core.map(|core| core.server().access())
         && let Some(pair) = access.identity()?
@@ -372,7 +374,18 @@ fn certificates_in_use(
         let place = path.display().to_string();
         own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
     }
-    Ok(View::fixed(own))
+    Ok(own)
+}
+
+/// These with what the cluster publishes, and the task that follows that.
+fn with_the_clusters(
+    own: Vec<Watched>,
+    seen: Option<&Seen>,
+) -> (View<Vec<Watched>>, Option<AbortOnDrop>) {
+    let Some(seen) = seen else { return (View::fixed(own), None) };
+    let (publisher, in_use) = Publisher::new(own.clone());
+    let follow = cluster_trust::follow_authorities(own, seen.trust.clone(), publisher);
+    (in_use, Some(tasks::spawn_owned("cluster-authorities", follow)))
 }
 
 /// The serving pair and where it is from.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Config, IdentityHeaders, RequestHeaderConfig};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::tls::client_chain::ClientAuthority;
-use crate::tls::cluster_trust::{Authorities, ClusterTrust};
+use crate::tls::cluster_trust::{Authorities, Belief, ClusterTrust};
 use crate::tls::{TlsError, read_certificates};
 
 /// Who vouches for callers; replaced as a whole when something of it changes.
@@ -27,6 +27,9 @@ pub struct Trust {
     pub front_proxies: Arc<RequestHeaderConfig>,
     /// Which headers carry identity.
     pub identity_headers: IdentityHeaders,
+    /// Whether extension API servers believe portico's own certificate about callers; none where the
+    /// cluster does not say.
+    pub believes_portico: Option<bool>,
 }
 
 impl Default for Trust {
@@ -39,6 +42,7 @@ impl Default for Trust {
             request_header: None,
             identity_headers: IdentityHeaders::new(&front_proxies),
             front_proxies,
+            believes_portico: None,
         }
     }
 }
@@ -89,7 +93,17 @@ impl GivenTrust {
             request_header,
             identity_headers: IdentityHeaders::new(&front_proxies),
             front_proxies,
+            believes_portico: cluster.and_then(believes_portico),
         }
+    }
+}
+
+fn believes_portico(cluster: &ClusterTrust) -> Option<bool> {
+    match cluster.believes_portico {
+        Belief::Believed => Some(true),
+        Belief::Refused(_) if cluster.request_header.is_some() => Some(false),
+        // It may have been read by nobody yet.
+        Belief::Refused(_) | Belief::Unknown => None,
     }
 }
 
@@ -127,7 +141,7 @@ fn is_same(one: &Trust, other: &Trust) -> bool {
     let same = |one: &Option<Arc<ClientAuthority>>, other: &Option<Arc<ClientAuthority>>| {
         one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
     };
-    one.is_pending == other.is_pending
+    (one.is_pending, one.believes_portico) == (other.is_pending, other.believes_portico)
         && same(&one.client, &other.client)
         && same(&one.request_header, &other.request_header)
         && one.front_proxies == other.front_proxies

@@ -12,7 +12,9 @@ use base64::prelude::BASE64_STANDARD;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::client_chain::{ClientAuthority, leaf};
+use super::expiry::{Kind, Watched};
 use super::{TlsError, certificates};
+use crate::runtime::snapshot::{Publisher, View};
 
 /// The namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
@@ -119,6 +121,19 @@ impl ClusterTrust {
         next
     }
 
+    /// The authorities, whose end is to be seen coming.
+    fn watched(&self) -> impl Iterator<Item = Watched> {
+        let published = [
+            ("cluster-client-ca", CLIENT_CA, &self.client),
+            ("cluster-requestheader-client-ca", REQUEST_HEADER_CA, &self.request_header),
+        ];
+        published.into_iter().filter_map(|(name, key, authorities)| {
+            // They were read before, so that nothing is lost here.
+            let read = certificates(&place(key), authorities.as_ref()?.pem.as_bytes()).ok()?;
+            Some(Watched::new(name, &place(key), Kind::Authorities, &read))
+        })
+    }
+
     /// Whether the cluster's servers believe who shows this chain about callers.
     pub fn belief(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Belief {
         let refused = |reason: String| Belief::Refused(reason);
@@ -141,6 +156,22 @@ impl ClusterTrust {
             return Belief::Believed;
         }
         refused(format!("its name {name:?} is not among the allowed ones: {}", allowed.join(", ")))
+    }
+}
+
+/// Publishes `own` with the cluster's authorities whenever the cluster says something else; ends with
+/// who says it.
+pub async fn follow_authorities(
+    own: Vec<Watched>,
+    mut cluster: View<ClusterTrust>,
+    publisher: Publisher<Vec<Watched>>,
+) {
+    loop {
+        let said = cluster.load();
+        publisher.publish(own.iter().cloned().chain(said.watched()).collect());
+        if !cluster.changed().await {
+            return;
+        }
     }
 }
 

@@ -48,6 +48,8 @@ struct State {
     generation: u64,
     /// It knows no streamed lists.
     lists_plainly: bool,
+    /// Watches end once they have shown what there is.
+    ends_at_once: bool,
     /// Everything is refused with this code.
     refuses: Option<u16>,
     /// The next write is told that somebody else was faster.
@@ -128,6 +130,11 @@ impl Cluster {
     /// Ends all watches as a server does after their time.
     pub(crate) fn cut(&self) {
         self.edit(|state| state.generation += 1);
+    }
+
+    /// From now on, ends every watch as soon as it has shown what there is.
+    pub(crate) fn end_at_once(&self) {
+        self.edit(|state| state.ends_at_once = true);
     }
 
     /// Forgets what happened before: who resumes from there has to list anew.
@@ -270,6 +277,9 @@ impl Watch {
             if !self.lines.is_empty() {
                 let lines = self.lines.drain(..).map(|line| format!("{line}\n"));
                 return Some(lines.collect::<String>().into());
+            }
+            if self.cluster.lock().ends_at_once {
+                return None;
             }
             self.changed.changed().await.ok()?;
         }

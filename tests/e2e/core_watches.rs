@@ -1,13 +1,17 @@
 //! In front of kube-apiserver: what its cluster holds is routed by, whatever becomes of its watches,
 //! and whom the cluster believes is believed.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, HTTP2};
 use crate::client::{Ask, Client, Protocol};
 use crate::core_backend::{Core, Manner, await_direct, token};
 use crate::pki::{NAMESPACE, PKI};
-use crate::rig::{Rig, Setup, api_service, eventually, path, service, slices};
+use crate::rig::{
+    Rig, Setup, api_service, api_service_with, eventually, path, service, slices,
+};
 
 const CLIENT_CA: &str = "client-ca-file";
 const FRONT_PROXY_CA: &str = "requestheader-client-ca-file";
@@ -88,6 +92,55 @@ async fn a_watch_that_ends_is_resumed_without_a_gap_and_without_a_new_list() {
     await_direct(&rig, &path("one", "things"), &one).await;
     await_core(&rig, "two").await;
     assert_eq!(lists(&core), before);
+}
+
+#[tokio::test]
+async fn watches_that_end_at_once_are_resumed_less_and_less_often() {
+    let (core, _two, _rig) = routed(|setup| setup).await;
+    let resumed = || {
+        let asked = core.cluster.asked("/apiservices?");
+        asked.iter().filter(|asked| !asked.contains("sendInitialEvents")).count()
+    };
+    core.cluster.end_at_once();
+    core.cluster.cut();
+    let begun = Instant::now();
+    eventually("resumed", async || resumed() >= 4).await;
+    // Half of 500 ms, of a second and of two.
+    assert!(begun.elapsed() >= Duration::from_millis(1750), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn an_api_service_in_another_namespace_is_the_cores_until_its_service_is_seen() {
+    let (core, two, rig) = routed(|setup| setup).await;
+    let one = Backend::start("one", HTTP2);
+    let elsewhere = |text: &str| text.replace(NAMESPACE, "elsewhere");
+    core.cluster.refuse(Some(503));
+    let trusting = api_service_with("one", "''\n  insecureSkipTLSVerify: true");
+    let objects = trusting + &service("one") + &slices("one", &[one.address()]);
+    core.cluster.apply(&elsewhere(&objects));
+    let asked = || core.cluster.asked("/namespaces/elsewhere/endpointslices").len();
+    eventually("the namespace is to be watched", async || asked() > 0).await;
+    await_core(&rig, "one").await;
+    // Nobody was told that it is not available.
+    let labels = ["name=\"v1.one.example.com\""];
+    assert_eq!(rig.metric("aggregator_unavailable_apiservice", &labels).await, None);
+    core.cluster.refuse(None);
+    await_direct(&rig, &path("one", "things"), &one).await;
+    assert_eq!(rig.metric("aggregator_unavailable_apiservice", &labels).await, Some(0.0));
+    assert_eq!(rig.metric("aggregator_unavailable_apiservice_total", &labels).await, None);
+    // The other way about: its namespace goes on being watched until the new one is.
+    core.cluster.refuse(Some(503));
+    core.cluster.apply(&api_service("one").replace(NAMESPACE, "third"));
+    eventually("the namespace is to be watched", async || {
+        !core.cluster.asked("/namespaces/third/endpointslices").is_empty()
+    })
+    .await;
+    let seen = one.seen().len();
+    let mut client = rig.alice(Protocol::Http2).await;
+    assert_eq!(client.get(&path("one", "things")).await.status, 200);
+    assert_eq!(client.get(&path("two", "things")).await.status, 200);
+    assert_eq!(one.seen().len(), seen + 1);
+    assert!(!two.seen().is_empty());
 }
 
 #[tokio::test]
@@ -270,9 +323,25 @@ async fn an_authority_is_published_beside_those_of_others_and_again_when_it_is_t
     eventually("published", async || published() == (true, 2, json!("[]"))).await;
     let believed = async || inside(&rig).await["cluster"]["believesPortico"] == true;
     eventually("believed", believed).await;
+    let name = ["certificate=\"cluster-requestheader-client-ca\""];
+    assert!(rig.metric("portico_certificate_expiration_timestamp_seconds", &name).await.is_some());
     core.cluster.trust(&[(FRONT_PROXY_CA, &theirs), ("requestheader-allowed-names", "[\"x\"]")]);
     eventually("published again", async || published() == (true, 2, json!("[\"x\"]"))).await;
     eventually("not believed", async || !believed().await).await;
+}
+
+#[tokio::test]
+async fn extension_servers_are_reached_directly_once_they_believe_portico_though_the_core_does_not() {
+    let (core, two) = (Core::start(Manner::Refuses), Backend::start("two", HTTP2));
+    core.cluster.apply(&objects("two", &[&two]));
+    let (theirs, ours) = (PKI.front_proxies.certificate(), PKI.aggregators.certificate());
+    core.cluster.trust(&[(FRONT_PROXY_CA, &theirs), ("requestheader-allowed-names", "[]")]);
+    let rig = core.portico(core.setup(&token())).await;
+    await_core(&rig, "two").await;
+    core.cluster.trust(&[(FRONT_PROXY_CA, &(theirs + &ours))]);
+    await_direct(&rig, &path("two", "things"), &two).await;
+    core.cluster.trust(&[(FRONT_PROXY_CA, &ours), ("requestheader-allowed-names", "[\"x\"]")]);
+    await_core(&rig, "two").await;
 }
 
 /// The condition that the cluster holds.

@@ -1,5 +1,5 @@
 //! One watch that never ends: kube's watcher, which resumes where it was, begun anew where that
-//! cannot help itself, and slowed down while the server does not answer.
+//! cannot help itself.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -10,20 +10,15 @@ use kube::api::Api;
 use kube::runtime::watcher::{self, Config, Event, InitialListStrategy, watcher};
 use kube::{Error as KubeError, Resource};
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
+
+use super::servers::Watched;
 
 /// After so many seconds the server ends a watch, which is resumed; a connection that is dead without
 /// a sign is noticed five seconds later.
 const WATCH_SECONDS: u32 = 60;
 /// Between two parts of a streamed list; servers that know no such lists never end one.
 const LIST_SILENCE_MAX: Duration = Duration::from_secs(10);
-/// After a trouble without another for so long the watch counts as resumed: it takes longer than to
-/// connect, and a resumed watch says nothing until something happens.
-const RESUMED_AFTER: Duration = Duration::from_secs(8);
-/// Before the first new try.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-/// Between two tries.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Why a watch does not go on at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +29,10 @@ pub(super) struct Trouble {
     pub(super) is_forbidden: bool,
 }
 
-/// Everything that the first of `apis` shows, or the next when that does not answer, for ever;
+/// Everything that the first of the servers shows, or the next when that does not answer, for ever;
 /// `fields` is a field selector or empty. None tells that the watch goes on after a trouble.
 pub(super) fn feed<K>(
-    apis: Vec<Api<K>>,
+    watched: Watched<K>,
     fields: &str,
 ) -> impl Stream<Item = Result<Option<Event<K>>, Trouble>> + Send + use<K>
 where
@@ -48,14 +43,12 @@ where
         config = config.fields(fields);
     }
     let feed = Feed {
-        events: begin(apis.first(), &config),
-        apis,
+        events: begin(watched.apis.first(), &config),
+        watched,
         at: 0,
         config,
         is_listing: true,
         in_trouble: false,
-        backoff: BACKOFF_MIN,
-        wait: false,
     };
     stream::unfold(feed, |mut feed| async {
         let next = feed.next().await;
@@ -64,16 +57,13 @@ where
 }
 
 struct Feed<K> {
-    /// The same of each server.
-    apis: Vec<Api<K>>,
-    /// Which of them is asked.
+    watched: Watched<K>,
+    /// Which of the servers is asked.
     at: usize,
     config: Config,
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     is_listing: bool,
     in_trouble: bool,
-    backoff: Duration,
-    wait: bool,
 }
 
 fn begin<K>(api: Option<&Api<K>>, config: &Config) -> BoxStream<'static, watcher::Result<Event<K>>>
@@ -92,57 +82,45 @@ where
 {
     async fn next(&mut self) -> Result<Option<Event<K>>, Trouble> {
         loop {
-            if std::mem::take(&mut self.wait) {
-                // Spread, so that watches that were cut together do not come back together.
-                sleep(self.backoff.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-            }
             let is_streamed =
                 self.config.initial_list_strategy == InitialListStrategy::StreamingList;
             let awaits_list = self.is_listing && is_streamed;
-            let next = if awaits_list {
-                timeout(LIST_SILENCE_MAX, self.events.next()).await
-            } else if self.in_trouble {
-                timeout(RESUMED_AFTER, self.events.next()).await
-            } else {
-                Ok(self.events.next().await)
-            };
-            match next {
-                Err(_) if awaits_list => self.list_plainly(),
-                Err(_) => {
-                    self.recovered();
+            let pace = &self.watched.pace;
+            let next = tokio::select! {
+                biased;
+                next = self.events.next() => next,
+                () = async { pace.opened().await; sleep(LIST_SILENCE_MAX).await }, if awaits_list => {
+                    self.list_plainly();
+                    continue;
+                }
+                () = pace.opened(), if self.in_trouble && !awaits_list => {
+                    self.in_trouble = false;
                     return Ok(None);
                 }
-                Ok(Some(Ok(event))) => {
+            };
+            match next {
+                Some(Ok(event)) => {
                     match &event {
                         // A list that is asked for is not there yet.
                         Event::Init => self.is_listing = true,
                         Event::InitDone => {
                             self.is_listing = false;
-                            self.recovered();
+                            self.in_trouble = false;
                         }
                         Event::Apply(_) | Event::Delete(_) | Event::InitApply(_) => {
-                            self.recovered();
+                            self.in_trouble = false;
                         }
                     }
                     return Ok(Some(event));
                 }
-                Ok(Some(Err(error))) => {
+                Some(Err(error)) => {
                     if let Some(trouble) = self.fail(&error, is_streamed) {
                         return Err(trouble);
                     }
                 }
-                Ok(None) => {
-                    self.wait = true;
-                    self.restart();
-                }
+                None => self.restart(),
             }
         }
-    }
-
-    fn recovered(&mut self) {
-        self.in_trouble = false;
-        self.backoff = BACKOFF_MIN;
     }
 
     /// What is to be told of an error, if that is not of what can be done otherwise.
@@ -155,16 +133,16 @@ where
             }
             // Too long ago to be resumed.
             Some(410) => {
-                self.wait = true;
                 self.restart();
                 return None;
             }
             _ => {}
         }
-        self.wait = true;
+        self.watched.pace.ended();
         self.in_trouble = true;
-        if code(error).is_none() && self.apis.len() > 1 {
-            self.at = (self.at + 1) % self.apis.len();
+        let servers = self.watched.apis.len();
+        if code(error).is_none() && servers > 1 {
+            self.at = (self.at + 1) % servers;
             self.restart();
         }
         Some(trouble(error))
@@ -176,7 +154,7 @@ where
     }
 
     fn restart(&mut self) {
-        self.events = begin(self.apis.get(self.at), &self.config);
+        self.events = begin(self.watched.apis.get(self.at), &self.config);
         self.is_listing = true;
     }
 }

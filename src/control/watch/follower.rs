@@ -18,10 +18,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
 use super::feed::{Trouble, feed};
+use super::held::{Held, namespace};
 use super::kept::{Kept, State};
 use super::mirror::{Mirror, Step};
 use super::scope::{Named, Scope};
-use super::servers::Servers;
+use super::servers::{Servers, Watched};
 use super::{CORE_WAIT, trim};
 use crate::model::availability::Reported;
 use crate::model::routing_table::OWN_GROUP;
@@ -73,6 +74,7 @@ pub(super) struct Follower {
     named: Named,
     /// What is not in the store yet: until everything was seen once, all of it.
     changes: Vec<Change>,
+    held: Held,
     is_synced: bool,
     /// What was kept and is in the store, until everything was seen once.
     in_force: BTreeSet<Key>,
@@ -112,6 +114,7 @@ impl Follower {
             receiver,
             named: Named::default(),
             changes: Vec::new(),
+            held: Held::default(),
             is_synced: false,
             in_force: BTreeSet::new(),
             keeping: Keeping { kept, objects, trust, due: None, saving: None },
@@ -138,6 +141,7 @@ impl Follower {
             for told in batch.drain(..) {
                 self.take(told);
             }
+            self.hold();
             self.follow_names();
             self.flush();
             if self.is_synced || !self.in_force.is_empty() {
@@ -183,10 +187,7 @@ impl Follower {
             for change in self.changes.get(before..).unwrap_or_default() {
                 match change {
                     Change::Put(object) => {
-                        let spec = object.as_api_service().and_then(|object| object.spec.as_ref());
-                        let service = spec.and_then(|spec| spec.service.as_ref());
-                        let namespace = service.and_then(|service| service.namespace.as_deref());
-                        self.named.put(&object.key().name, namespace);
+                        self.named.put(&object.key().name, namespace(object));
                     }
                     Change::Delete(key) => {
                         self.named.remove(&key.name);
@@ -254,8 +255,9 @@ impl Follower {
                 }
             }
         }
-        // Those of namespaces go on until the one of the whole cluster has seen what they saw.
-        if scopes.contains(&Scope::Cluster) {
+        // Those of namespaces go on until the one of the whole cluster has seen what they saw, and
+        // until what names another namespace now is routed there.
+        if scopes.contains(&Scope::Cluster) || !self.held.is_empty() {
             return;
         }
         let is_over = |sight: &Sight| kinds.contains(&sight.kind) && !scopes.contains(&sight.scope);
@@ -281,12 +283,21 @@ impl Follower {
         if *self.reports.current() != self.reported {
             self.reports.publish(self.reported.clone());
         }
-        if self.changes.is_empty() {
-            return;
+        while !self.changes.is_empty() {
+            let before = self.store.revision();
+            if self.store.apply(std::mem::take(&mut self.changes)) != before {
+                self.keep_soon();
+            }
+            // What was held may have been all that kept a watch.
+            self.follow_names();
         }
-        let before = self.store.revision();
-        if self.store.apply(std::mem::take(&mut self.changes)) != before {
-            self.keep_soon();
+    }
+
+    /// Puts aside what depends on what was not seen yet; before everything was seen once, all waits.
+    fn hold(&mut self) {
+        if self.is_synced {
+            let (changes, watches) = (std::mem::take(&mut self.changes), &self.watches);
+            self.changes = self.held.release(changes, |namespace| is_seen(watches, namespace));
         }
     }
 
@@ -299,19 +310,19 @@ impl Follower {
         let (number, sender, servers) = (self.begun, self.sender.clone(), &self.servers);
         let task = match sight.kind {
             Kind::Service => {
-                let apis = namespaced::<Service>(servers, &sight.scope);
+                let watched = watched::<Service>(servers, &sight.scope);
                 let object = |object| Object::Service(Box::new(object));
-                tasks::spawn_owned("watch", tell(apis, object, (sight.clone(), number), sender))
+                tasks::spawn_owned("watch", tell(watched, object, (sight.clone(), number), sender))
             }
             Kind::EndpointSlice => {
-                let apis = namespaced::<EndpointSlice>(servers, &sight.scope);
+                let watched = watched::<EndpointSlice>(servers, &sight.scope);
                 let object = |object| Object::EndpointSlice(Box::new(object));
-                tasks::spawn_owned("watch", tell(apis, object, (sight.clone(), number), sender))
+                tasks::spawn_owned("watch", tell(watched, object, (sight.clone(), number), sender))
             }
             Kind::ApiService | Kind::Endpoints => {
-                let apis = servers.each(Api::<APIService>::all);
+                let watched = servers.watched(Api::<APIService>::all);
                 let object = |object| Object::ApiService(Box::new(object));
-                tasks::spawn_owned("watch", tell(apis, object, (sight.clone(), number), sender))
+                tasks::spawn_owned("watch", tell(watched, object, (sight.clone(), number), sender))
             }
         };
         self.watches.insert(sight, Watch { number, mirror: Mirror::default(), _task: task });
@@ -385,12 +396,22 @@ impl Follower {
     }
 }
 
-fn namespaced<K>(servers: &Servers, scope: &Scope) -> Vec<Api<K>>
+/// True when all Services and EndpointSlices of the namespace are known.
+fn is_seen(watches: &BTreeMap<Sight, Watch>, namespace: &str) -> bool {
+    [Kind::Service, Kind::EndpointSlice].into_iter().all(|kind| {
+        let scopes = [Scope::Cluster, Scope::Namespace(namespace.into())];
+        scopes.into_iter().any(|scope| {
+            watches.get(&Sight { kind, scope }).is_some_and(|watch| watch.mirror.is_synced())
+        })
+    })
+}
+
+fn watched<K>(servers: &Servers, scope: &Scope) -> Watched<K>
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope>,
     K::DynamicType: Default,
 {
-    servers.each(|client| match scope {
+    servers.watched(|client| match scope {
         Scope::Cluster => Api::all(client),
         Scope::Namespace(namespace) => Api::namespaced(client, namespace),
     })
@@ -398,14 +419,14 @@ where
 
 /// Tells the follower what a watch shows.
 async fn tell<K>(
-    apis: Vec<Api<K>>,
+    watched: Watched<K>,
     object: fn(K) -> Object,
     (sight, number): (Sight, u64),
     sender: mpsc::Sender<Told>,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let mut events = std::pin::pin!(feed(apis, ""));
+    let mut events = std::pin::pin!(feed(watched, ""));
     while let Some(event) = events.next().await {
         let step = event.map(|event| {
             event.map(|event| match event {

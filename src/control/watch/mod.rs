@@ -7,8 +7,10 @@
 
 mod feed;
 mod follower;
+mod held;
 mod kept;
 mod mirror;
+mod pace;
 mod publish;
 mod scope;
 mod servers;

@@ -39,10 +39,11 @@ pub(super) struct TrustWatch {
 impl TrustWatch {
     /// Follows for ever; `ready` is released when something is known.
     pub(super) async fn run(mut self, ready: ReadyGuard) {
-        let apis = self.servers.each(|client| Api::<ConfigMap>::namespaced(client, NAMESPACE));
-        let mut publishing =
-            self.published_authority.take().map(|file| Publishing::new(file, apis.clone()));
-        let mut events = pin!(feed(apis, &format!("metadata.name={NAME}")));
+        let object = |client| Api::<ConfigMap>::namespaced(client, NAMESPACE);
+        let publishing = |file| Publishing::new(file, self.servers.each(object));
+        let mut publishing = self.published_authority.take().map(publishing);
+        let watched = self.servers.watched(object);
+        let mut events = pin!(feed(watched, &format!("metadata.name={NAME}")));
         let patience = Instant::now() + CORE_WAIT;
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
