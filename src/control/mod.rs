@@ -5,6 +5,7 @@
 //! last, decides (`model::availability`) and acts. The async part only says when to look.
 
 pub mod availability;
+mod ca_bundles;
 mod directory;
 mod index;
 mod manifest_file;

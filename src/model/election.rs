@@ -183,7 +183,10 @@ mod tests {
         me.renewed(Instant::now());
         let released = me.release(&lease("me", 2), Timestamp::now()).unwrap();
         assert_eq!(released.holder_identity.as_deref(), Some(""));
-        assert_eq!((released.lease_duration_seconds, released.lease_transitions), (Some(1), Some(2)));
+        assert_eq!(
+            (released.lease_duration_seconds, released.lease_transitions),
+            (Some(1), Some(2))
+        );
         assert!(me.release(&lease("other", 2), Timestamp::now()).is_none());
         assert!(!me.leads(Instant::now()));
     }

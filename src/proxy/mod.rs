@@ -199,8 +199,9 @@ impl Proxy {
             pages: own("", "", ""),
         };
         let trust = auth.trust.clone();
-        let filter: TrailerFilter =
-            Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &trust.load().identity_headers));
+        let filter: TrailerFilter = Arc::new(move |trailers| {
+            headers::trailers_for_backend(&trailers, &trust.load().identity_headers)
+        });
         Arc::new(Self {
             admission: Admission::new(&config, metrics),
             config,

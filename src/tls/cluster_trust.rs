@@ -319,8 +319,7 @@ mod tests {
     #[test]
     fn portico_is_believed_when_its_chain_and_its_name_are() {
         let (ours, other) = (Authority::new("ours").unwrap(), Authority::new("other").unwrap());
-        let chain =
-            ours.sign("portico", Purpose::Client(&[])).unwrap().key_pair().unwrap().chain;
+        let chain = ours.sign("portico", Purpose::Client(&[])).unwrap().key_pair().unwrap().chain;
         let belief = |authority: &Authority, names: &str| {
             let pem = authority.certificate();
             let pairs = [(REQUEST_HEADER_CA, pem.as_str()), (ALLOWED_NAMES, names)];

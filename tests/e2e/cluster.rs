@@ -168,8 +168,11 @@ impl Cluster {
         let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
         let is_watched = is_of_client(request) && place(path).is_some();
         let lists = query.contains("watch=true") || query.contains("limit=500");
-        is_watched && (request.method() != Method::GET || lists || path.ends_with(TRUST)
-            || path.contains("/leases"))
+        is_watched
+            && (request.method() != Method::GET
+                || lists
+                || path.ends_with(TRUST)
+                || path.contains("/leases"))
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Sent> {
@@ -227,7 +230,8 @@ impl Cluster {
             let object = |(_, object): (&Key, &Value)| json!({"type": "ADDED", "object": object});
             lines.extend(state.seen(&what.0, &what.1).map(object));
             revision = state.revision;
-            let (.., version, kind) = COLLECTIONS.iter().find(|(_, of, ..)| **of == what.0).unwrap();
+            let (.., version, kind) =
+                COLLECTIONS.iter().find(|(_, of, ..)| **of == what.0).unwrap();
             lines.push(json!({"type": "BOOKMARK", "object": {
                 "apiVersion": version, "kind": kind, "metadata": {
                     "resourceVersion": revision.to_string(),

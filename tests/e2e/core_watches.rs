@@ -9,9 +9,7 @@ use crate::backend::{Backend, HTTP2};
 use crate::client::{Ask, Client, Protocol};
 use crate::core_backend::{Core, Manner, await_direct, token};
 use crate::pki::{NAMESPACE, PKI};
-use crate::rig::{
-    Rig, Setup, api_service, api_service_with, eventually, path, service, slices,
-};
+use crate::rig::{Rig, Setup, api_service, api_service_with, eventually, path, service, slices};
 
 const CLIENT_CA: &str = "client-ca-file";
 const FRONT_PROXY_CA: &str = "requestheader-client-ca-file";
@@ -177,7 +175,8 @@ async fn readiness_names_the_watches_until_everything_was_seen_once() {
     let rig = core.portico(core.setup(&token())).await;
     assert!(ready(&rig).await.contains("[-]poststarthook/core-watches"), "{}", ready(&rig).await);
     core.cluster.refuse(None);
-    eventually("ready", async || ready(&rig).await.contains("[+]poststarthook/core-watches ok")).await;
+    eventually("ready", async || ready(&rig).await.contains("[+]poststarthook/core-watches ok"))
+        .await;
     await_direct(&rig, &path("two", "things"), &two).await;
 }
 
@@ -331,7 +330,8 @@ async fn an_authority_is_published_beside_those_of_others_and_again_when_it_is_t
 }
 
 #[tokio::test]
-async fn extension_servers_are_reached_directly_once_they_believe_portico_though_the_core_does_not() {
+async fn extension_servers_are_reached_directly_once_they_believe_portico_though_the_core_does_not()
+{
     let (core, two) = (Core::start(Manner::Refuses), Backend::start("two", HTTP2));
     core.cluster.apply(&objects("two", &[&two]));
     let (theirs, ours) = (PKI.front_proxies.certificate(), PKI.aggregators.certificate());

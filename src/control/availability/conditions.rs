@@ -133,9 +133,7 @@ fn patch(condition: &APIServiceCondition) -> Value {
 /// What portico says of the APIServices and has not written yet; those that are gone are forgotten.
 fn due(stored: &[Arc<Stored>], reported: &Reported, written: &mut Written) -> Vec<Due> {
     let due: Vec<Due> = stored.iter().filter_map(|stored| one(stored, reported, written)).collect();
-    written.retain(|name, _| {
-        stored.binary_search_by(|stored| stored.key.name.cmp(name)).is_ok()
-    });
+    written.retain(|name, _| stored.binary_search_by(|stored| stored.key.name.cmp(name)).is_ok());
     due
 }
 
@@ -183,8 +181,10 @@ mod tests {
     }
 
     fn set(store: &Store, conditions: &[(&str, Condition)]) {
-        let conditions: Vec<_> =
-            conditions.iter().map(|(name, condition)| ((*name).into(), condition.clone())).collect();
+        let conditions: Vec<_> = conditions
+            .iter()
+            .map(|(name, condition)| ((*name).into(), condition.clone()))
+            .collect();
         store.set_statuses(&conditions);
     }
 

@@ -211,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_trouble_tells_its_reason_once_and_without_the_librarys_frame() {
-        let status = |code| Box::new(Status { code, message: "no".to_owned(), ..Status::default() });
+        let status =
+            |code| Box::new(Status { code, message: "no".to_owned(), ..Status::default() });
         check(watcher::Error::WatchError(status(500)), "500: no", false);
         check(watcher::Error::WatchStartFailed(KubeError::Api(status(403))), "403: no", true);
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);

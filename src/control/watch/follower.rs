@@ -9,9 +9,9 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::Resource;
 use kube::api::Api;
 use kube::runtime::watcher::Event;
-use kube::Resource;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -202,9 +202,10 @@ impl Follower {
     fn narrower(&self, sight: &Sight) -> impl Iterator<Item = Sight> {
         let kind = sight.kind;
         let is_widest = sight.scope == Scope::Cluster;
-        let sights = self.watches.keys().filter(move |other| {
-            is_widest && other.kind == kind && other.scope != Scope::Cluster
-        });
+        let sights = self
+            .watches
+            .keys()
+            .filter(move |other| is_widest && other.kind == kind && other.scope != Scope::Cluster);
         sights.cloned().collect::<Vec<_>>().into_iter()
     }
 
@@ -261,7 +262,8 @@ impl Follower {
             return;
         }
         let is_over = |sight: &Sight| kinds.contains(&sight.kind) && !scopes.contains(&sight.scope);
-        let over: Vec<Sight> = self.watches.keys().filter(|sight| is_over(sight)).cloned().collect();
+        let over: Vec<Sight> =
+            self.watches.keys().filter(|sight| is_over(sight)).cloned().collect();
         for sight in over {
             self.troubles.remove(&sight);
             let Some(watch) = self.watches.remove(&sight) else { continue };

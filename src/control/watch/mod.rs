@@ -88,8 +88,7 @@ impl Cluster {
             kept: Some(state.trust).filter(|data| !data.is_empty()),
             published_authority: config.published_authority.clone(),
         };
-        let follower =
-            Follower::new(servers, store, reports, (kept, state.objects, trust.clone()));
+        let follower = Follower::new(servers, store, reports, (kept, state.objects, trust.clone()));
         Ok((Self { follower, trust: trust_watch }, Seen { trust, reported }))
     }
 

@@ -93,7 +93,8 @@ mod tests {
         let parse = |spec| json!({"metadata": metadata, "spec": spec, "status": status});
         let of_api_service: APIService =
             serde_json::from_value(parse(json!({"group": "g", "groupPriorityMinimum": 1,
-                "versionPriority": 1}))).unwrap();
+                "versionPriority": 1})))
+            .unwrap();
         assert_eq!(reported(&of_api_service).unwrap().reason.unwrap(), "MissingEndpoints");
         let kept = serde_json::to_value(api_service(of_api_service)).unwrap();
         let names = json!({"name": "a", "namespace": "n"});
@@ -110,9 +111,8 @@ mod tests {
             "endpoints": [{"addresses": ["10.0.0.2"], "conditions": {"ready": true},
                            "nodeName": "x", "targetRef": {"kind": "Pod"}}],
         });
-        let kept =
-            serde_json::to_value(endpoint_slice(serde_json::from_value(of_slice).unwrap()))
-                .unwrap();
+        let kept = serde_json::to_value(endpoint_slice(serde_json::from_value(of_slice).unwrap()))
+            .unwrap();
         let mut expected = names;
         expected["labels"] = json!({"kubernetes.io/service-name": "s"});
         assert_eq!(kept["metadata"], expected);
