@@ -132,21 +132,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         metrics: Arc::clone(&metrics),
     };
     descriptors::raise_limit(config.frontend.limits.connections_max);
-    let (pool_config, pools) = (upstream_config.clone(), inside.pools);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let kept_log = access_log.as_ref().map(|(log, _)| Arc::clone(log));
-    let frontend = Frontend::bind(&config.frontend, &context, &move || {
-        // Once a thread, then once a connection, then once a request.
-        let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
-        pools.add(&pool);
-        let log = access_log.as_ref().map(|(log, format)| AccessLog::for_thread(log, *format));
-        move |peer: Peer| {
-            let connection = proxy.connection(&pool, log.as_ref(), peer.address, peer.chain);
-            let connection = Arc::new(connection);
-            move |request: Request<Body>| Arc::clone(&connection).handle(request)
-        }
-    })
-    .with_context(|| format!("cannot listen on {}", config.frontend.bind))?;
+    let pools = (upstream_config.clone(), inside.pools);
+    let frontend = bind(config, &context, proxy, pools, access_log)?;
     let address = frontend.address()?;
     inside.clients.get_or_init(|| frontend.connections_by_thread());
 
@@ -162,6 +151,28 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
+}
+
+/// The listener, and what each data-plane thread does.
+fn bind(
+    config: &Config,
+    context: &Context,
+    proxy: Arc<Proxy>,
+    (pool_config, pools): (upstream::Config, Pools),
+    access_log: Option<(Arc<LineLog>, AccessLogFormat)>,
+) -> anyhow::Result<Frontend> {
+    Frontend::bind(&config.frontend, context, &move || {
+        // Once a thread, then once a connection, then once a request.
+        let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
+        pools.add(&pool);
+        let log = access_log.as_ref().map(|(log, format)| AccessLog::for_thread(log, *format));
+        move |peer: Peer| {
+            let connection = proxy.connection(&pool, log.as_ref(), peer.address, peer.chain);
+            let connection = Arc::new(connection);
+            move |request: Request<Body>| Arc::clone(&connection).handle(request)
+        }
+    })
+    .with_context(|| format!("cannot listen on {}", config.frontend.bind))
 }
 
 /// The table before anything is known.

@@ -213,7 +213,7 @@ impl Authenticator {
         let digest = digest(&connection.chain);
         let verdict = self.remembered(&digest, &trust, seconds).unwrap_or_else(|| {
             let time = UnixTime::since_unix_epoch(now);
-            let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
+            let verdict = Arc::new(Self::judge(&trust, &connection.chain, time, seconds));
             self.remember(digest, &verdict);
             verdict
         });
@@ -239,7 +239,6 @@ impl Authenticator {
     }
 
     fn judge(
-        &self,
         trust: &Trust,
         chain: &[CertificateDer<'static>],
         now: UnixTime,

@@ -164,7 +164,7 @@ impl Cluster {
     }
 
     /// True when the request is one of portico's own about the cluster.
-    pub(crate) fn concerns<B>(&self, request: &Request<B>) -> bool {
+    pub(crate) fn concerns<B>(request: &Request<B>) -> bool {
         let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
         let is_watched = is_of_client(request) && place(path).is_some();
         let lists = query.contains("watch=true") || query.contains("limit=500");
@@ -315,7 +315,7 @@ impl State {
         }
         let metadata = &object["metadata"];
         if key.2.is_empty() {
-            key.2 = metadata["name"].as_str().unwrap().to_owned();
+            metadata["name"].as_str().unwrap().clone_into(&mut key.2);
         }
         let stored = self.objects.get(&key);
         let version = stored.map(|stored| &stored["metadata"]["resourceVersion"]);

@@ -195,7 +195,7 @@ async fn serve(
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
             }
-            if cluster.concerns(&request) {
+            if Cluster::concerns(&request) {
                 return Ok(cluster.answer(request).await);
             }
             let shown = HeaderValue::try_from(certificate).unwrap();

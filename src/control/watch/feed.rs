@@ -161,8 +161,8 @@ where
 
 fn code(error: &watcher::Error) -> Option<u16> {
     match error {
-        watcher::Error::WatchError(status) => Some(status.code),
-        watcher::Error::InitialListFailed(KubeError::Api(status))
+        watcher::Error::WatchError(status)
+        | watcher::Error::InitialListFailed(KubeError::Api(status))
         | watcher::Error::WatchStartFailed(KubeError::Api(status))
         | watcher::Error::WatchFailed(KubeError::Api(status)) => Some(status.code),
         _ => None,
@@ -204,20 +204,20 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(error: watcher::Error, expected: &str, is_forbidden: bool) {
+    fn check(error: &watcher::Error, expected: &str, is_forbidden: bool) {
         let text = expected.to_owned();
-        assert_eq!(trouble(&error), Trouble { text, is_forbidden });
+        assert_eq!(trouble(error), Trouble { text, is_forbidden });
     }
 
     #[test]
     fn a_trouble_tells_its_reason_once_and_without_the_librarys_frame() {
         let status =
             |code| Box::new(Status { code, message: "no".to_owned(), ..Status::default() });
-        check(watcher::Error::WatchError(status(500)), "500: no", false);
-        check(watcher::Error::WatchStartFailed(KubeError::Api(status(403))), "403: no", true);
+        check(&watcher::Error::WatchError(status(500)), "500: no", false);
+        check(&watcher::Error::WatchStartFailed(KubeError::Api(status(403))), "403: no", true);
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = KubeError::Service(Box::new(refused));
         let text = "ServiceError: connection refused";
-        check(watcher::Error::InitialListFailed(error), text, false);
+        check(&watcher::Error::InitialListFailed(error), text, false);
     }
 }

@@ -92,14 +92,14 @@ mod tests {
     #[test]
     fn with_many_namespaces_everything_is_watched_and_stays_so() {
         let mut named = Named::default();
-        let names: Vec<Arc<str>> = (0..=NAMESPACES_MAX).map(|n| format!("v1.{n}").into()).collect();
-        for name in &names[1..] {
+        let all: Vec<Arc<str>> = (0..=NAMESPACES_MAX).map(|n| format!("v1.{n}").into()).collect();
+        for name in &all[1..] {
             named.put(name, Some(name));
         }
         assert_eq!(named.scopes().len(), NAMESPACES_MAX);
-        named.put(&names[0], Some("one more"));
+        named.put(&all[0], Some("one more"));
         check(&named, &["*"]);
-        for name in &names {
+        for name in &all {
             named.remove(name);
         }
         check(&named, &["*"]);

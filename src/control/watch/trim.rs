@@ -23,7 +23,8 @@ pub(super) fn reported(object: &APIService) -> Option<APIServiceCondition> {
 
 /// An APIService without labels, foreign annotations and its status.
 pub(super) fn api_service(object: APIService) -> APIService {
-    let annotations = kept(&object.metadata.annotations, |key| key.starts_with(OWN_ANNOTATIONS));
+    let annotations =
+        kept(object.metadata.annotations.as_ref(), |key| key.starts_with(OWN_ANNOTATIONS));
     let metadata = ObjectMeta { annotations, ..named(object.metadata) };
     APIService { metadata, spec: object.spec, status: None }
 }
@@ -44,7 +45,7 @@ pub(super) fn service(object: Service) -> Service {
 
 /// An EndpointSlice's addresses, their conditions, its ports and whose it is.
 pub(super) fn endpoint_slice(object: EndpointSlice) -> EndpointSlice {
-    let labels = kept(&object.metadata.labels, |key| key == SERVICE_NAME_LABEL);
+    let labels = kept(object.metadata.labels.as_ref(), |key| key == SERVICE_NAME_LABEL);
     let endpoint = |endpoint: Endpoint| Endpoint {
         addresses: endpoint.addresses,
         conditions: endpoint.conditions,
@@ -63,10 +64,10 @@ fn named(metadata: ObjectMeta) -> ObjectMeta {
 }
 
 fn kept(
-    map: &Option<BTreeMap<String, String>>,
+    map: Option<&BTreeMap<String, String>>,
     is_kept: impl Fn(&str) -> bool,
 ) -> Option<BTreeMap<String, String>> {
-    let kept = map.iter().flatten().filter(|(key, _)| is_kept(key));
+    let kept = map.into_iter().flatten().filter(|(key, _)| is_kept(key));
     let kept: BTreeMap<_, _> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     (!kept.is_empty()).then_some(kept)
 }
