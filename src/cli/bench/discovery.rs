@@ -121,6 +121,9 @@ async fn register_all(
             return Ok(());
         };
         if !complete.with_context(|| url.clone())? {
+            if let Some(why) = scenario.unseen() {
+                bail!("{url}: {why}");
+            }
             let note = "the document was not complete in time; reads are of what there was";
             one.results.notes.push(note.to_owned());
         }
