@@ -185,6 +185,7 @@ impl Flags {
         let anonymous = match self.anonymous_auth {
             None => Anonymous::AlwaysAllowPaths,
             Some(false) => Anonymous::Refused,
+            Some(true) if !self.always_allows() => Anonymous::Accepted,
             Some(true) => {
                 faults.push(Fault {
                     setting: "anonymous-auth",
@@ -208,8 +209,56 @@ impl Flags {
             },
             token_file: self.token_auth_file.clone(),
             anonymous,
-            authorization_mode: AuthorizationMode::AlwaysAllow,
+            authorization_modes: self.authorization_mode.clone(),
+            reviews: self.reviews(faults),
             always_allow_paths: list(&self.authorization_always_allow_paths),
+        }
+    }
+}
+
+impl Flags {
+    /// True when everybody who is known may do everything.
+    fn always_allows(&self) -> bool {
+        self.authorization_mode.is_empty()
+            || self.authorization_mode.contains(&AuthorizationMode::AlwaysAllow)
+    }
+
+    fn reviews(&self, faults: &mut Vec<Fault>) -> auth::ReviewConfig {
+        let (setting, modes) = ("authorization-mode", &self.authorization_mode);
+        let twice = modes
+            .iter()
+            .enumerate()
+            .any(|(at, mode)| modes.iter().skip(at + 1).any(|it| it == mode));
+        if twice {
+            let text = "one of the modes is given twice".to_owned();
+            faults.push(Fault { setting, other: None, text });
+        }
+        if self.authorization_webhook_config_file.is_some()
+            && !modes.contains(&AuthorizationMode::Webhook)
+        {
+            faults.push(Fault {
+                setting: "authorization-webhook-config-file",
+                other: Some(setting),
+                text: "needs Webhook among the modes of authorization-mode".to_owned(),
+            });
+        }
+        let webhook = |file: &Option<PathBuf>, version| {
+            file.clone().map(|kubeconfig| auth::Webhook { kubeconfig, version })
+        };
+        auth::ReviewConfig {
+            tokens: webhook(
+                &self.authentication_token_webhook_config_file,
+                self.authentication_token_webhook_version,
+            ),
+            token_ttl: self.authentication_token_webhook_cache_ttl,
+            audiences: list(&self.api_audiences),
+            access: webhook(
+                &self.authorization_webhook_config_file,
+                self.authorization_webhook_version,
+            ),
+            authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+            unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+            outage_ttl: self.review_cache_outage_ttl,
         }
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
 use rustls_pki_types::CertificateDer;
@@ -27,7 +27,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth, Permit};
+use crate::auth::{Asker, Auth, Authenticated, ConnectionAuth, Permit};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -47,6 +47,8 @@ use crate::upstream::{Pool, Upstream};
 const HEADER_LINES_MAX: usize = 256;
 /// Bytes of all `Connection` headers of a request: each header is compared with what they list.
 const CONNECTION_BYTES_MAX: usize = 1024;
+/// Go's type of plain text.
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// What requests may take, and what is written of them.
 #[derive(Clone, Debug)]
@@ -293,8 +295,12 @@ impl Connection {
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
-        let mut caller =
-            auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
+        let asker = Asker { pool: &self.pool, deadline: asked.deadline };
+        let found = auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
+        let mut caller = match found {
+            Authenticated::Known(caller) => caller,
+            Authenticated::Ask(unknown) => auth.authenticator.ask(unknown, asker).await?,
+        };
         outcome.set_caller(&caller);
         outcome.sample(info, parts);
         let table = self.proxy.table.load();
@@ -305,7 +311,9 @@ impl Connection {
             Route::Remote(remote) => &remote.backend.metrics,
             Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
         });
-        if let Some(other) = auth.authorizer.impersonate(&caller, info, &parts.headers)? {
+        let impersonating = auth.authorizer.impersonate(&caller, info, parts, asker)?;
+        if let Some(impersonating) = impersonating {
+            let other = impersonating.await?;
             outcome.set_caller(&other);
             caller = other;
         }
@@ -313,7 +321,10 @@ impl Connection {
             let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
             outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
         }
-        let permit = auth.authorizer.authorize(caller, info)?;
+        let permit = match auth.authorizer.authorize(&caller, info, parts.uri.query()) {
+            Some(decided) => decided?,
+            None => auth.authorizer.ask(caller, info, parts.uri.query(), asker).await?,
+        };
         if upgrade {
             upgrade::check(asked, &route, &body)?;
         }
@@ -380,8 +391,15 @@ impl Connection {
     fn rejected(rejection: &Rejection, parts: &Parts, mut outcome: Box<Outcome>) -> Response<Body> {
         outcome.rejected(rejection);
         outcome.log(rejection, parts);
-        let status = Bytes::from(format!("{}\n", rejection.status()));
-        let mut answer = response(rejection.code(), "application/json", status);
+        let plain = rejection.plain_text(&parts.uri);
+        let media = if plain.is_some() { PLAIN_TEXT } else { "application/json" };
+        let text = plain.unwrap_or_else(|| rejection.status().to_string());
+        let mut answer = response(rejection.code(), media, Bytes::from(text + "\n"));
+        if media == PLAIN_TEXT {
+            answer
+                .headers_mut()
+                .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
         if let Some(seconds) = rejection.retry_after_seconds() {
             answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
