@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use http::request::Parts;
 use prometheus::IntCounter;
 
 use super::Asker;
@@ -45,6 +46,15 @@ impl Permit {
         }
         Err(Rejection::forbidden(user, &Attributes::from(info), ""))
     }
+}
+
+/// Whether a caller may go on, as far as it is known at once.
+#[derive(Clone, Debug)]
+pub enum Authorized {
+    /// It may.
+    Permitted(Permit),
+    /// This caller must be asked about, with [`Authorizer::ask`].
+    Ask(Arc<Caller>),
 }
 
 /// One authorizer of several.
@@ -148,18 +158,20 @@ impl Authorizer {
             || self.path_prefixes.iter().any(|prefix| path.starts_with(prefix))
     }
 
-    /// Gives the caller a permit, or says in upstream's words why not; `None` when a reviewer must be
-    /// asked, with [`Authorizer::ask`]. `query` is the raw one.
+    /// Gives the caller a permit, or says in upstream's words why not, unless a reviewer must be asked.
+    /// `query` is the raw one.
     pub fn authorize(
         &self,
-        caller: &Arc<Caller>,
+        caller: Arc<Caller>,
         info: &RequestInfo<'_>,
         query: Option<&str>,
-    ) -> Option<Result<Permit, Rejection>> {
+    ) -> Result<Authorized, Rejection> {
         let selection = self.selection(info, query);
         let wish = Attributes::from(info).narrowed(selection.as_ref());
-        let verdict = self.known(&caller.user, &wish)?;
-        Some(permit(caller, &wish, verdict))
+        match self.known(&caller.user, &wish) {
+            Some(verdict) => permit(caller, &wish, verdict).map(Authorized::Permitted),
+            None => Ok(Authorized::Ask(caller)),
+        }
     }
 
     /// The same by asking. In a box, so that requests that are decided at once do not grow by this.
@@ -168,14 +180,14 @@ impl Authorizer {
         &'a self,
         caller: Arc<Caller>,
         info: &'a RequestInfo<'a>,
-        query: Option<&'a str>,
+        parts: &'a Parts,
         asker: Asker<'a>,
     ) -> BoxFuture<'a, Result<Permit, Rejection>> {
         let asking = async move {
-            let selection = self.selection(info, query);
+            let selection = self.selection(info, parts.uri.query());
             let wish = Attributes::from(info).narrowed(selection.as_ref());
             let verdict = self.by_asking(&caller.user, &wish, asker).await;
-            permit(&caller, &wish, verdict)
+            permit(caller, &wish, verdict)
         };
         asking.boxed()
     }
@@ -249,12 +261,12 @@ impl Authorizer {
 }
 
 fn permit(
-    caller: &Arc<Caller>,
+    caller: Arc<Caller>,
     wish: &Attributes<'_>,
     verdict: Verdict,
 ) -> Result<Permit, Rejection> {
     match verdict {
-        Ok(()) => Ok(Permit { caller: Arc::clone(caller) }),
+        Ok(()) => Ok(Permit { caller }),
         Err(Denied::NoOpinion(reason) | Denied::Denied(reason)) => {
             Err(Rejection::forbidden(&caller.user, wish, &reason))
         }
@@ -313,8 +325,9 @@ mod tests {
         let info = RequestInfo::parse(&Method::GET, path, None).unwrap();
         let user = User { name: "u".to_owned(), ..User::default() };
         let caller = Arc::new(Caller::new(user).unwrap());
-        let permit = authorizer.authorize(&caller, &info, None).unwrap();
-        let got = permit.map(|_| ()).map_err(|rejection| rejection.message());
+        let authorized = authorizer.authorize(caller, &info, None);
+        assert!(!matches!(authorized, Ok(Authorized::Ask(_))));
+        let got = authorized.map(|_| ()).map_err(|rejection| rejection.message());
         assert_eq!(got, expected.map_err(str::to_owned));
     }
 

@@ -26,7 +26,7 @@ use std::time::Instant;
 
 pub use access_review::{AccessReviewRules, AccessReviews};
 pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
-pub use authorize::{Authorizer, Mode, Permit};
+pub use authorize::{Authorized, Authorizer, Mode, Permit};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
 pub use reviewer::Reviewer;

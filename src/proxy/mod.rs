@@ -27,7 +27,7 @@ use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Asker, Auth, Authenticated, ConnectionAuth, Permit};
+use crate::auth::{Asker, Auth, Authenticated, Authorized, ConnectionAuth, Permit};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -241,7 +241,7 @@ impl Proxy {
 impl Connection {
     /// Answers one request; whatever happens, there is an answer and a record.
     pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let audit_id = audit_id(&parts);
         let decoded = decode_path(parts.uri.path());
         let info = decoded
@@ -268,7 +268,7 @@ impl Connection {
             }
         };
         let asked = Asked { info: &info, parts: &parts, upgrade, deadline };
-        match self.try_handle(asked, body, &mut outcome).await {
+        match self.try_handle(asked, &mut body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
                 if let (Some(deadline), false) = (deadline, upgrade) {
@@ -284,22 +284,23 @@ impl Connection {
         }
     }
 
-    /// A request's whole way.
+    /// A request's whole way. The body is lent: moved in, it would be in this future twice.
     async fn try_handle(
         &self,
         asked: Asked<'_>,
-        body: Body,
+        body: &mut Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, upgrade, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
         let always_allowed = auth.authorizer.always_allows(info);
-        let asker = Asker { pool: &self.pool, deadline: asked.deadline };
         let found = auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
         let mut caller = match found {
             Authenticated::Known(caller) => caller,
-            Authenticated::Ask(unknown) => auth.authenticator.ask(unknown, asker).await?,
+            Authenticated::Ask(unknown) => {
+                auth.authenticator.ask(unknown, self.asker(asked)).await?
+            }
         };
         outcome.set_caller(&caller);
         outcome.sample(info, parts);
@@ -311,22 +312,23 @@ impl Connection {
             Route::Remote(remote) => &remote.backend.metrics,
             Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
         });
-        let impersonating = auth.authorizer.impersonate(&caller, info, parts, asker)?;
-        if let Some(impersonating) = impersonating {
-            let other = impersonating.await?;
-            outcome.set_caller(&other);
-            caller = other;
+        let asker = self.asker(asked);
+        if let Some(other) = auth.authorizer.impersonate(&caller, info, parts, asker)? {
+            caller = other.await?;
+            outcome.set_caller(&caller);
         }
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
             let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
             outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
         }
-        let permit = match auth.authorizer.authorize(&caller, info, parts.uri.query()) {
-            Some(decided) => decided?,
-            None => auth.authorizer.ask(caller, info, parts.uri.query(), asker).await?,
+        let permit = match auth.authorizer.authorize(caller, info, parts.uri.query())? {
+            Authorized::Permitted(permit) => permit,
+            Authorized::Ask(caller) => {
+                auth.authorizer.ask(caller, info, parts, self.asker(asked)).await?
+            }
         };
         if upgrade {
-            upgrade::check(asked, &route, &body)?;
+            upgrade::check(asked, &route, body)?;
         }
         match &*route {
             Route::Documents(document) => {
@@ -347,7 +349,10 @@ impl Connection {
             Route::Remote(remote) if upgrade => {
                 Box::pin(self.switch(&permit, remote, asked, outcome)).await
             }
-            Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
+            Route::Remote(remote) => {
+                let body = std::mem::replace(body, Body::empty());
+                self.forward(&permit, remote, asked, body, outcome).await
+            }
             Route::Own(page) => {
                 // In a box, so that other requests' futures do not grow by the pages'.
                 let page = Box::pin(self.page(*page, &table, asked, &permit));
@@ -357,6 +362,10 @@ impl Connection {
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::NotReady => Err(Rejection::NotReady),
         }
+    }
+
+    fn asker<'a>(&'a self, asked: Asked<'_>) -> Asker<'a> {
+        Asker { pool: &self.pool, deadline: asked.deadline }
     }
 
     async fn page(
