@@ -8,6 +8,7 @@ mod forward;
 mod headers;
 mod outcome;
 mod spans;
+mod syntax;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONNECTION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
 use rustls_pki_types::CertificateDer;
@@ -25,6 +26,7 @@ pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
 use self::admission::{Admission, Kind};
 use self::headers::{AUDIT_ID, ClientAddress};
 use self::outcome::Outcome;
+use self::syntax::check_syntax;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
 use crate::auth::{Asker, Auth, Authenticated, Authorized, ConnectionAuth, Permit};
@@ -43,10 +45,6 @@ use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::store::rest::ApiServices;
 use crate::upstream::{Pool, Upstream};
 
-/// Header lines of a request, on HTTP/2 too.
-const HEADER_LINES_MAX: usize = 256;
-/// Bytes of all `Connection` headers of a request: each header is compared with what they list.
-const CONNECTION_BYTES_MAX: usize = 1024;
 /// Go's type of plain text.
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
@@ -459,45 +457,6 @@ fn close_http2(parts: &Parts, answer: &mut Response<Body>) {
     }
 }
 
-/// Refuses what servers may understand differently, which is how requests are smuggled: no or
-/// several Host headers, a transfer coding other than chunked, a target without a path.
-fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
-    if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
-        return Err(Rejection::BadRequest("the request target has no path".to_owned()));
-    }
-    if parts.headers.len() > HEADER_LINES_MAX {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    if parts.version == Version::HTTP_2 {
-        return Ok(());
-    }
-    let connection = parts.headers.get_all(CONNECTION).iter().map(HeaderValue::len).sum::<usize>();
-    if connection > CONNECTION_BYTES_MAX {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next(), parts.version) {
-        (Some(host), None, _) if host.as_bytes().iter().all(u8::is_ascii_graphic) => {}
-        (None, None, Version::HTTP_10) => {}
-        (Some(_), None, _) => {
-            return Err(Rejection::BadRequest("malformed Host header".to_owned()));
-        }
-        (None, _, _) => {
-            return Err(Rejection::BadRequest("missing required Host header".to_owned()));
-        }
-        (Some(_), Some(_), _) => {
-            return Err(Rejection::BadRequest("too many Host headers".to_owned()));
-        }
-    }
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if chunked(coding) => Ok(()),
-        _ => Err(Rejection::NotImplemented("unsupported transfer encoding")),
-    }
-}
-
 /// The client's audit id as it is, else a new one from the thread's generator.
 fn audit_id(parts: &Parts) -> HeaderValue {
     let mut id = match parts.headers.get(AUDIT_ID) {
@@ -517,30 +476,6 @@ fn audit_id(parts: &Parts) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check(version: Version, headers: &[(&'static str, &'static str)], expected: Option<u16>) {
-        let mut builder = Request::builder().version(version).uri("/apis");
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        let (parts, ()) = builder.body(()).unwrap().into_parts();
-        let got = check_syntax(&parts).err().map(|rejection| rejection.code().as_u16());
-        assert_eq!(got, expected, "{headers:?}");
-    }
-
-    #[test]
-    fn what_servers_may_understand_differently_is_refused() {
-        let http1 = Version::HTTP_11;
-        check(http1, &[("host", "a")], None);
-        check(http1, &[], Some(400));
-        check(http1, &[("host", "a"), ("host", "a")], Some(400));
-        check(http1, &[("host", "a b")], Some(400));
-        check(http1, &[("host", "a"), ("transfer-encoding", "chunked")], None);
-        check(http1, &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(501));
-        check(http1, &[("host", "a"), ("transfer-encoding", "identity")], Some(501));
-        check(Version::HTTP_2, &[], None);
-    }
 
     #[test]
     fn an_audit_id_is_the_clients_or_a_new_uuid() {
