@@ -217,16 +217,17 @@ impl Authenticator {
         token: &[u8],
         asker: Asker<'_>,
     ) -> Result<Result<Arc<Caller>, String>, Rejection> {
-        match (self.by_token(token), str::from_utf8(token), &self.reviews) {
-            (OfToken::Caller(caller), ..) => Ok(Ok(caller)),
-            (OfToken::Refused(error), ..) => Ok(Err(error)),
-            (OfToken::Ask, Ok(token), Some(reviews)) => match reviews.ask(token, asker).await {
-                Ok(Ok(caller)) => Ok(Ok(caller)),
-                Ok(Err(reason)) => Ok(Err(reason.as_ref().to_owned())),
-                Err(NoAnswer::Failed(error)) => Ok(Err(error)),
-                Err(NoAnswer::Deadline) => Err(Rejection::ReviewDeadline),
-            },
-            (OfToken::Ask, ..) => Ok(Err(INVALID_TOKEN.to_owned())),
+        if let Some(caller) = self.tokens.find(token) {
+            return Ok(Ok(Arc::clone(caller)));
+        }
+        let (Some(reviews), Ok(token)) = (&self.reviews, str::from_utf8(token)) else {
+            return Ok(Err(INVALID_TOKEN.to_owned()));
+        };
+        match reviews.ask(token, asker).await {
+            Ok(Ok(caller)) => Ok(Ok(caller)),
+            Ok(Err(reason)) => Ok(Err(reason.as_ref().to_owned())),
+            Err(NoAnswer::Failed(error)) => Ok(Err(error)),
+            Err(NoAnswer::Deadline) => Err(Rejection::ReviewDeadline),
         }
     }
 
