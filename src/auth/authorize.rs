@@ -31,6 +31,20 @@ pub struct Permit {
     caller: Arc<Caller>,
 }
 
+/// Proof that a caller is known, and that kube-apiserver decides about its request: what is sent
+/// there tells who calls.
+#[derive(Clone, Debug)]
+pub struct Deferral {
+    caller: Arc<Caller>,
+}
+
+impl Deferral {
+    /// Who calls.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
 impl Permit {
     /// Who got it.
     pub fn caller(&self) -> &Caller {
@@ -172,6 +186,11 @@ impl Authorizer {
             Some(verdict) => permit(caller, &wish, verdict).map(Authorized::Permitted),
             None => Ok(Authorized::Ask(caller)),
         }
+    }
+
+    /// Leaves the decision to kube-apiserver; good for requests that go there only.
+    pub fn defer(&self, caller: Arc<Caller>) -> Deferral {
+        Deferral { caller }
     }
 
     /// The same by asking. In a box, so that requests that are decided at once do not grow by this.

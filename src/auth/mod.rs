@@ -26,8 +26,8 @@ use std::time::Instant;
 
 pub use access_review::{AccessReviewRules, AccessReviews};
 pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
-pub use authorize::{Authorized, Authorizer, Mode, Permit};
-pub use caller::Caller;
+pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
+pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
 pub use reviewer::Reviewer;
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};

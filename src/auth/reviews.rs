@@ -188,3 +188,34 @@ impl Made<'_> {
 fn path(group: &str, resource: &str) -> String {
     format!("/apis/{group}/{}/{resource}", ReviewVersion::V1.name())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(config: &Config, expected: &str) {
+        let (upstream, metrics) = (upstream::Config::default(), Arc::new(Metrics::new().unwrap()));
+        let made = Reviews::new(config, None, &upstream, &metrics).map(|_| ());
+        let error = made.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_reviewer_is_said_with_the_flags_name() {
+        let authorization_modes = vec![AuthorizationMode::Webhook];
+        let config = Config { authorization_modes, ..Config::default() };
+        check(&config, "Webhook needs --authorization-webhook-config-file beside it");
+        let webhook = Webhook { kubeconfig: "/nowhere/file".into(), version: ReviewVersion::V1 };
+        let reviews = ReviewConfig { access: Some(webhook.clone()), ..ReviewConfig::default() };
+        check(
+            &Config { reviews, ..config },
+            "--authorization-webhook-config-file: kubeconfig /nowhere/file: ",
+        );
+        let reviews = ReviewConfig { tokens: Some(webhook), ..ReviewConfig::default() };
+        check(
+            &Config { reviews, ..Config::default() },
+            "--authentication-token-webhook-config-file: kubeconfig /nowhere/file: ",
+        );
+    }
+}

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 pub use flags::{Flags, LogFlags, RunFlags};
 pub use settings::{Effective, Origin, Settings};
-pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel};
+pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::model::endpoints::EndpointRouting;
-use crate::proxy::AccessLogConfig;
+use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
+use crate::upstream::Source;
 use crate::{frontend, proxy, tls};
 
 /// All that a running portico needs to know, parsed and checked.
@@ -40,6 +41,8 @@ pub struct Config {
     pub cert_dir: PathBuf,
     /// The proxy-client pair, when given.
     pub proxy_client_pair: Option<(PathBuf, PathBuf)>,
+    /// The kube-apiserver that portico is in front of, if it is.
+    pub core: Option<CoreConfig>,
     /// Endpoints or cluster IPs.
     pub routing: EndpointRouting,
     /// The objects' directory.
@@ -123,6 +126,7 @@ impl Flags {
             },
             serving_pair,
             cert_dir: self.cert_dir.clone(),
+            core: self.core(proxy_client_pair.is_some(), &mut faults),
             proxy_client_pair,
             routing: if self.enable_aggregator_routing {
                 EndpointRouting::Endpoints
@@ -152,6 +156,43 @@ impl Flags {
             threads: self.data_plane_threads.unwrap_or_else(cores),
             limits,
         }
+    }
+
+    fn core(&self, has_pair: bool, faults: &mut Vec<Fault>) -> Option<CoreConfig> {
+        let mut fault = |setting, other, text: &str| {
+            faults.push(Fault { setting, other: Some(other), text: text.to_owned() });
+        };
+        let source = match (&self.kubeconfig, self.in_cluster) {
+            (Some(file), false) => Source::Kubeconfig(file.clone()),
+            (None, true) => Source::InCluster,
+            (Some(_), true) => {
+                fault("in-cluster", "kubeconfig", "kubeconfig names another kube-apiserver");
+                return None;
+            }
+            (None, false) => {
+                let needs = "needs kubeconfig or in-cluster beside it";
+                if !self.core_server.is_empty() {
+                    fault("core-server", "kubeconfig", needs);
+                }
+                if self.upstream_identity != UpstreamIdentity::Auto {
+                    fault("upstream-identity", "kubeconfig", needs);
+                }
+                if self.remote_route != RemoteRoute::Auto {
+                    fault("remote-route", "kubeconfig", needs);
+                }
+                return None;
+            }
+        };
+        if self.upstream_identity == UpstreamIdentity::FrontProxy && !has_pair {
+            let text = "front-proxy needs proxy-client-cert-file beside it";
+            fault("upstream-identity", "proxy-client-cert-file", text);
+        }
+        Some(CoreConfig {
+            source,
+            servers: self.core_server.clone(),
+            identity: self.upstream_identity,
+            remote_route: self.remote_route,
+        })
     }
 
     fn proxy(&self) -> proxy::Config {
@@ -219,7 +260,8 @@ impl Flags {
 impl Flags {
     /// True when everybody who is known may do everything.
     fn always_allows(&self) -> bool {
-        self.authorization_mode.is_empty()
+        let in_front = self.kubeconfig.is_some() || self.in_cluster;
+        (self.authorization_mode.is_empty() && !in_front)
             || self.authorization_mode.contains(&AuthorizationMode::AlwaysAllow)
     }
 
@@ -290,6 +332,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::review::ReviewVersion;
     use crate::proxy::AccessLogFormat;
     use crate::tls::server::MinVersion;
 
@@ -355,6 +398,25 @@ mod tests {
         } else {
             check_fault(&["--tracing-config-file=tracing.yaml"], "without the feature otlp");
         }
+    }
+
+    #[test]
+    fn front_mode_is_on_when_a_kube_apiserver_is_named() {
+        assert_eq!(config(&[]).core, None);
+        let core = config(&["--in-cluster"]).core.unwrap();
+        assert_eq!((core.source, core.remote_route), (Source::InCluster, RemoteRoute::Auto));
+        let line = ["--kubeconfig=k", "--core-server=https://a", "--core-server=https://b"];
+        let core = config(&[&line[..], &["--upstream-identity=impersonate"]].concat()).core;
+        let core = core.unwrap();
+        assert_eq!(core.source, Source::Kubeconfig("k".into()));
+        assert_eq!((core.servers.len(), core.identity), (2, UpstreamIdentity::Impersonate));
+        check_fault(&["--kubeconfig=k", "--in-cluster"], "kubeconfig names another");
+        check_fault(&["--core-server=https://a"], "--core-server: needs kubeconfig");
+        check_fault(&["--remote-route=core"], "--remote-route: needs kubeconfig");
+        check_fault(&["--upstream-identity=impersonate"], "needs kubeconfig or in-cluster");
+        let line = ["--kubeconfig=k", "--upstream-identity=front-proxy"];
+        check_fault(&line, "front-proxy needs proxy-client-cert-file");
+        check_refused(&["--core-server=h"], "expected a server's URL");
     }
 
     #[test]
@@ -449,6 +511,51 @@ mod tests {
     fn the_access_log_goes_to_standard_output_for_a_dash() {
         let log = config(&["--access-log=-"]).proxy.access_log.unwrap();
         assert_eq!(log, AccessLogConfig { file: None, format: AccessLogFormat::Json });
+    }
+
+    #[test]
+    fn reviews_have_upstreams_flags_and_defaults() {
+        let reviews = config(&[]).auth.reviews;
+        assert_eq!(reviews, auth::ReviewConfig::default());
+        let line = [
+            "--authentication-token-webhook-config-file=t",
+            "--authentication-token-webhook-version=v1",
+            "--authentication-token-webhook-cache-ttl=1s",
+            "--api-audiences=a,b",
+            "--authorization-mode=AlwaysDeny,Webhook",
+            "--authorization-webhook-config-file=w",
+            "--authorization-webhook-cache-authorized-ttl=2s",
+            "--authorization-webhook-cache-unauthorized-ttl=0s",
+            "--review-cache-outage-ttl=1h",
+            "--anonymous-auth",
+        ];
+        let auth = config(&line).auth;
+        let webhook = |file: &str, version| auth::Webhook { kubeconfig: file.into(), version };
+        let expected = auth::ReviewConfig {
+            tokens: Some(webhook("t", ReviewVersion::V1)),
+            token_ttl: Some(Duration::from_secs(1)),
+            audiences: vec!["a".to_owned(), "b".to_owned()],
+            access: Some(webhook("w", ReviewVersion::V1Beta1)),
+            authorized_ttl: Some(Duration::from_secs(2)),
+            unauthorized_ttl: Some(Duration::ZERO),
+            outage_ttl: Duration::from_secs(3600),
+        };
+        assert_eq!(auth.reviews, expected);
+        let modes = [AuthorizationMode::AlwaysDeny, AuthorizationMode::Webhook];
+        assert_eq!(auth.authorization_modes, modes);
+        assert_eq!(auth.anonymous, Anonymous::Accepted);
+    }
+
+    #[test]
+    fn modes_that_do_not_fit_are_faults() {
+        let file = "--authorization-webhook-config-file=w";
+        check_fault(&[file], "needs Webhook among the modes of authorization-mode");
+        let twice = "--authorization-mode=Webhook,AlwaysDeny,Webhook";
+        check_fault(&[file, twice], "--authorization-mode: one of the modes is given twice");
+        let line = ["--anonymous-auth", "--authorization-mode=Webhook,AlwaysAllow", file];
+        check_fault(&line, "would let everybody do everything");
+        check_refused(&["--authorization-webhook-version=v2"], "supported: v1, v1beta1");
+        check_refused(&["--review-cache-outage-ttl=-1s"], "must not be negative");
     }
 
     #[test]
