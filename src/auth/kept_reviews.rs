@@ -430,6 +430,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc::sync_channel;
 
     use futures_util::FutureExt as _;
     use tokio::runtime;
@@ -510,8 +511,8 @@ mod tests {
     #[test]
     fn a_thread_asks_for_itself_when_the_one_that_asks_is_stuck() {
         let reviews = Arc::new(reviews(Duration::ZERO));
-        let (begun, has_begun) = std::sync::mpsc::channel();
-        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (begun, has_begun) = sync_channel(1);
+        let (release, released) = sync_channel::<()>(1);
         let stuck = {
             let reviews = Arc::clone(&reviews);
             on_a_thread(async move {
@@ -537,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_thread_that_ends_asks_anew() {
+    fn a_question_ends_with_its_thread_and_is_asked_anew() {
         let reviews = Arc::new(reviews(Duration::ZERO));
         let ending = {
             let reviews = Arc::clone(&reviews);
@@ -554,10 +555,14 @@ mod tests {
         assert_eq!(answer.unwrap(), "again");
     }
 
+    async fn broken() -> Result<Found<&'static str>, Failure> {
+        panic!("broken")
+    }
+
     #[tokio::test]
     async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
         let reviews = reviews(Duration::ZERO);
-        let begin = |_: Failing| async { panic!("broken") }.boxed();
+        let begin = |_: Failing| broken().boxed();
         let answer = reviews.ask(KEY, None, None, begin).await;
         assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "the review was given up"));
         assert!(reviews.0.flights().is_empty());
