@@ -74,9 +74,9 @@ impl Reviewer {
         self.failed.store(failure.is_some(), Ordering::Relaxed);
         let reviewer = &*self.server.upstream().backend.spec().service.name;
         if let Some(Failure { text, .. }) = failure {
-            tracing::warn!(reviewer, error = text, "reviews fail");
+            tracing::warn!(reviewer, path = self.path, error = text, "reviews fail");
         } else {
-            tracing::info!(reviewer, "reviews succeed again");
+            tracing::info!(reviewer, path = self.path, "reviews succeed again");
         }
     }
 
