@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval, timeout};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Tokens, Trust};
+use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Reviews, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::watch::{Cluster, Seen, Servers};
@@ -115,7 +115,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
     });
     let services = Services {
-        auth: auth(&config.auth, trust, &metrics)?,
+        auth: auth(&config.auth, trust, (core.as_ref(), &upstream_config), &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -296,17 +296,21 @@ fn access_log(
     Ok(Some((Arc::new(log), *format)))
 }
 
-fn auth(config: &auth::Config, trust: View<Trust>, metrics: &Metrics) -> anyhow::Result<Auth> {
+fn auth(
+    config: &auth::Config,
+    trust: View<Trust>,
+    (core, upstream): (Option<&Core>, &upstream::Config),
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Auth> {
+    let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
     let tokens = match &config.token_file {
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
     let first = trust.load();
-    if first.client.is_none()
-        && first.request_header.is_none()
-        && !first.is_pending
-        && tokens.is_empty()
-    {
+    let names_nobody =
+        first.client.is_none() && first.request_header.is_none() && !first.is_pending;
+    if names_nobody && tokens.is_empty() && reviews.tokens.is_none() {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -321,8 +325,9 @@ fn auth(config: &auth::Config, trust: View<Trust>, metrics: &Metrics) -> anyhow:
         );
     }
     let authenticator = Authenticator::new(trust.clone(), tokens, config.anonymous, metrics)
-        .map_err(anyhow::Error::msg)?;
-    let authorizer = Authorizer::new(config.authorization_mode, &config.always_allow_paths);
+        .map_err(anyhow::Error::msg)?
+        .with_reviews(reviews.tokens);
+    let authorizer = Authorizer::new(reviews.modes, &config.always_allow_paths, metrics);
     Ok(Auth { authenticator, authorizer, trust })
 }
 

@@ -29,6 +29,14 @@ use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+/// What portico asks about others, which the core answers whatever its manner.
+const DELEGATED: [&str; 2] = [
+    "/apis/authentication.k8s.io/v1/tokenreviews",
+    "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+];
+/// The token that the core knows as `erin`'s, who may do nothing.
+pub(crate) const ERINS_TOKEN: &str = "erins-secret-token";
+
 /// Added to what came, with the common name of the certificate that was shown.
 const SHOWN: &str = "x-shown-certificate";
 
@@ -52,6 +60,18 @@ pub(crate) struct Core {
     /// Its objects.
     pub(crate) cluster: Cluster,
     manner: Arc<Mutex<Manner>>,
+    reviews: Reviews,
+}
+
+/// Each with the Authorization header that it came with.
+type Reviews = Arc<Mutex<Vec<Value>>>;
+
+/// What the core answers by.
+#[derive(Clone)]
+struct Scripted {
+    manner: Arc<Mutex<Manner>>,
+    cluster: Cluster,
+    reviews: Reviews,
 }
 
 impl Core {
@@ -62,14 +82,15 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let cluster = Cluster::new();
-        let serving = (Arc::clone(&manner), cluster.clone());
+        let scripted = Scripted { manner, cluster: Cluster::new(), reviews: Reviews::default() };
+        let serving = scripted.clone();
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
             let serving = serving.clone();
             async move { serve(stream, number, state, serving).await }
         });
-        Self { backend, cluster, manner }
+        let Scripted { manner, cluster, reviews } = scripted;
+        Self { backend, cluster, manner, reviews }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -93,6 +114,11 @@ impl Core {
         let rig = setup.launch();
         rig.await_status("/version", 200).await;
         rig
+    }
+
+    /// The TokenReviews and SubjectAccessReviews that came.
+    pub(crate) fn reviews(&self) -> Vec<Value> {
+        self.reviews.lock().unwrap().clone()
     }
 
     /// What came beside portico's own questions and the waiting for it.
@@ -172,20 +198,15 @@ fn tls(pair: &PemPair) -> ServerConfig {
     config
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
-    number: usize,
-    state: Arc<State>,
-    (manner, cluster): (Arc<Mutex<Manner>>, Cluster),
-) {
+async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, scripted: Scripted) {
     let certificate = common_name(&stream);
-    let now = *manner.lock().unwrap();
+    let now = *scripted.manner.lock().unwrap();
     if now == Manner::Hangs {
         return;
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let cluster = cluster.clone();
+        let Scripted { manner, cluster, reviews } = scripted.clone();
         let manner = *manner.lock().unwrap();
         async move {
             if manner == Manner::Hangs {
@@ -197,6 +218,9 @@ async fn serve(
             }
             if Cluster::concerns(&request) {
                 return Ok(cluster.answer(request).await);
+            }
+            if DELEGATED.contains(&request.uri().path()) {
+                return Ok(delegated(&reviews, request).await);
             }
             let shown = HeaderValue::try_from(certificate).unwrap();
             request.headers_mut().insert(SHOWN, shown);
@@ -237,6 +261,24 @@ async fn review(manner: Manner, certificate: &str, request: Request<Incoming>) -
         "extra": extra(&parts.headers),
     });
     response(StatusCode::CREATED, &json!({ "kind": body["kind"], "status": { "userInfo": user } }))
+}
+
+/// Knows one token, and allows everything but to its user.
+async fn delegated(reviews: &Reviews, request: Request<Incoming>) -> Response<Sent> {
+    let (parts, body) = request.into_parts();
+    let mut review: Value =
+        serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+    let by = parts.headers.get("authorization").map(|value| value.to_str().unwrap());
+    review["by"] = by.unwrap_or_default().into();
+    reviews.lock().unwrap().push(review.clone());
+    let status = match review["kind"].as_str() {
+        Some("TokenReview") if review["spec"]["token"] == ERINS_TOKEN => {
+            json!({"authenticated": true, "user": {"username": "erin", "groups": ["guests"]}})
+        }
+        Some("TokenReview") => json!({"authenticated": false, "error": "invalid bearer token"}),
+        _ => json!({"allowed": review["spec"]["user"] != "erin", "reason": "nothing for erin"}),
+    };
+    response(StatusCode::CREATED, &json!({ "status": status }))
 }
 
 fn extra(headers: &HeaderMap) -> Value {

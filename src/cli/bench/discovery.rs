@@ -126,6 +126,7 @@ async fn register_all(
             }
             let note = "the document was not complete in time; reads are of what there was";
             one.results.notes.push(note.to_owned());
+            one.results.notes.extend(scenario.unavailable().await.with_context(|| url.clone())?);
         }
     }
     Ok(())

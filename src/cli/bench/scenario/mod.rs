@@ -174,6 +174,11 @@ impl Scenario {
         Some(format!("nothing of {servers} became visible {within}: {remedy}"))
     }
 
+    /// Why the target does not use one of the servers, if it tells.
+    pub async fn unavailable(&self) -> anyhow::Result<Option<String>> {
+        self.place.unavailable().await
+    }
+
     /// Registers one more server, removes it when it was seen, and watches until the time is over.
     pub async fn play(&mut self) -> anyhow::Result<()> {
         let over = Instant::now() + self.plan.course;
