@@ -19,7 +19,10 @@ use tokio::time::{Instant, interval};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
+use crate::auth::{
+    self, Anonymous, AnonymousRule, Auth, AuthorizationMode, Authenticator, Authorizer, IdentityHeaders, OwnTokens,
+    ServiceAccountKeys, ServiceAccounts, Tokens, Trust,
+};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::{Control, manifests};
@@ -100,8 +103,9 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
+    let (auth, token_issuers) = auth(&config.auth, &metrics)?;
     let services = Services {
-        auth: auth(&config.auth, &metrics)?,
+        auth,
         table,
         documents: Documents::new(documents, Handle::current()),
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
@@ -143,6 +147,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
+    tasks.push(token_issuers);
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
@@ -200,7 +205,8 @@ fn access_log(
     Ok(Some((Arc::new(log), *format)))
 }
 
-fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
+/// Who is believed, and what keeps token issuers' keys up to date.
+fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, AbortOnDrop)> {
     let authority = |file: &Option<std::path::PathBuf>| {
         file.as_deref()
             .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
@@ -215,7 +221,9 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
+    let (own_tokens, issuers) = own_tokens(config)?;
+    let names_nobody = trust.client.is_none() && trust.request_header.is_none();
+    if names_nobody && tokens.is_empty() && own_tokens.is_none() {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -229,19 +237,62 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
              every client can be anybody"
         );
     }
+    let (anonymous, anonymous_paths) = anonymous(config, issuers.anonymous.as_ref())?;
     let authenticator = Authenticator::new(
         View::fixed(trust),
         config.request_header.clone(),
         tokens,
-        config.anonymous,
+        anonymous,
         metrics,
     )
     .map_err(anyhow::Error::msg)?;
-    Ok(Auth {
-        authenticator,
+    let auth = Auth {
+        authenticator: authenticator.with_own_tokens(own_tokens),
         authorizer: Authorizer::new(config.authorization_mode, &config.always_allow_paths),
         identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
-    })
+        anonymous_paths,
+    };
+    Ok((auth, issuers.task))
+}
+
+/// What verifies signed tokens, if there are any to verify.
+fn own_tokens(config: &auth::Config) -> anyhow::Result<(Option<OwnTokens>, auth::Started)> {
+    let accounts = &config.service_accounts;
+    let issuers = auth::start_issuers(&config.jwt, &accounts.issuers)
+        .with_context(|| if config.jwt.file.is_some() { "--authentication-config" } else { "--oidc" })?;
+    let service_accounts = if accounts.key_files.is_empty() {
+        None
+    } else {
+        let keys = ServiceAccountKeys::read(accounts).context("--service-account-key-file")?;
+        Some(ServiceAccounts::new(View::fixed(keys), accounts.api_audiences.clone()))
+    };
+    let is_needed =
+        service_accounts.is_some() || config.jwt.file.is_some() || config.jwt.oidc.is_some();
+    let own = is_needed.then(|| OwnTokens::new(service_accounts, issuers.issuers.clone()));
+    Ok((own.transpose().map_err(anyhow::Error::msg)?, issuers))
+}
+
+/// What the flag and the file together say of callers without credentials.
+fn anonymous(
+    config: &auth::Config,
+    rule: Option<&AnonymousRule>,
+) -> anyhow::Result<(Anonymous, Option<Vec<String>>)> {
+    let Some(rule) = rule else { return Ok((config.anonymous, None)) };
+    anyhow::ensure!(
+        config.anonymous == Anonymous::default(),
+        "--anonymous-auth: cannot be set when the authentication configuration file says who is \
+         anonymous"
+    );
+    match rule {
+        AnonymousRule::Refused => Ok((Anonymous::Refused, None)),
+        AnonymousRule::OnPaths(paths) => Ok((Anonymous::OnPaths, Some(paths.clone()))),
+        AnonymousRule::Accepted => match config.authorization_mode {
+            AuthorizationMode::AlwaysAllow => anyhow::bail!(
+                "--authentication-config: anonymous: enabled together with the authorization mode \
+                 AlwaysAllow would let everybody do everything"
+            ),
+        },
+    }
 }
 
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller::Caller;
+use super::own_tokens::{OwnTokens, OwnVerdict};
 use super::token_file::Tokens;
 use super::{Anonymous, RequestHeaderConfig, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
@@ -39,6 +40,7 @@ pub struct Authenticator {
     trust: View<Trust>,
     request_header: RequestHeaderConfig,
     tokens: Tokens,
+    own_tokens: Option<OwnTokens>,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
     /// Verdicts on chains that were accepted, for the next connection with the same one: what a
@@ -107,6 +109,7 @@ impl Authenticator {
             trust,
             request_header,
             tokens,
+            own_tokens: None,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
             verdicts: Mutex::default(),
@@ -114,6 +117,12 @@ impl Authenticator {
             succeeded: metrics.authentication.with_label_values(&["success"]),
             failed: metrics.authentication.with_label_values(&["failure"]),
         })
+    }
+
+    /// Verifies signed tokens too; to be called before the authenticator is shared.
+    #[must_use]
+    pub fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
+        Self { own_tokens, ..self }
     }
 
     /// The caller of a request; `always_allowed` says that its path is open to everybody.
@@ -140,8 +149,10 @@ impl Authenticator {
     fn anonymous(&self, always_allowed: bool) -> Result<Arc<Caller>, Rejection> {
         match self.anonymous {
             Anonymous::Accepted => Ok(Arc::clone(&self.anonymous_caller)),
-            Anonymous::AlwaysAllowPaths if always_allowed => Ok(Arc::clone(&self.anonymous_caller)),
-            Anonymous::AlwaysAllowPaths | Anonymous::Refused => {
+            Anonymous::AlwaysAllowPaths | Anonymous::OnPaths if always_allowed => {
+                Ok(Arc::clone(&self.anonymous_caller))
+            }
+            Anonymous::AlwaysAllowPaths | Anonymous::OnPaths | Anonymous::Refused => {
                 self.failed.inc();
                 Err(Rejection::Unauthorized("no credentials provided".to_owned()))
             }
@@ -194,11 +205,17 @@ impl Authenticator {
     }
 
     fn by_token(&self, token: &[u8], errors: &mut Vec<String>) -> Option<Arc<Caller>> {
-        let found = self.tokens.find(token);
-        if found.is_none() {
-            errors.push("invalid bearer token".to_owned());
+        if let Some(caller) = self.tokens.find(token) {
+            return Some(Arc::clone(caller));
         }
-        found.map(Arc::clone)
+        match self.own_tokens.as_ref().map(|own| own.verify(token)) {
+            Some(OwnVerdict::Caller(caller)) => return Some(caller),
+            Some(OwnVerdict::Refused(error) | OwnVerdict::KeyUnknown(_, error)) => {
+                errors.push(error);
+            }
+            Some(OwnVerdict::NotMine) | None => errors.push("invalid bearer token".to_owned()),
+        }
+        None
     }
 
     fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {

@@ -8,7 +8,10 @@ mod authorize;
 mod caller;
 mod identity_headers;
 mod impersonate;
+mod jwt;
+mod own_tokens;
 mod request_header;
+mod service_accounts;
 mod token_file;
 mod websocket_protocol;
 mod x509;
@@ -16,10 +19,21 @@ mod x509;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::model::request_info::RequestInfo;
+
 pub use authenticate::{Authenticator, ConnectionAuth, Trust};
 pub use authorize::{Authorizer, Permit};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
+pub use jwt::{
+    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags, Started,
+    start as start_issuers,
+};
+pub use own_tokens::{OwnTokens, OwnVerdict};
+pub use service_accounts::{
+    ServiceAccountConfig, ServiceAccountKeys, ServiceAccountKeysError, ServiceAccountLookup,
+    ServiceAccounts,
+};
 pub use token_file::{TokenFileError, Tokens};
 pub use websocket_protocol::{names_token, without_tokens};
 
@@ -62,6 +76,8 @@ pub enum Anonymous {
     Accepted,
     /// They are refused everywhere.
     Refused,
+    /// They are the user `system:anonymous` on the paths that a configuration file names.
+    OnPaths,
 }
 
 /// How requests are authorized (`--authorization-mode`).
@@ -83,6 +99,10 @@ pub struct Config {
     pub request_header: RequestHeaderConfig,
     /// Static tokens (`--token-auth-file`).
     pub token_file: Option<PathBuf>,
+    /// Issuers of tokens.
+    pub jwt: JwtConfig,
+    /// Service accounts' tokens.
+    pub service_accounts: ServiceAccountConfig,
     /// Callers without credentials.
     pub anonymous: Anonymous,
     /// The authorizer.
@@ -98,6 +118,8 @@ impl Default for Config {
             requestheader_client_ca_file: None,
             request_header: RequestHeaderConfig::default(),
             token_file: None,
+            jwt: JwtConfig::default(),
+            service_accounts: ServiceAccountConfig::default(),
             anonymous: Anonymous::default(),
             authorization_mode: AuthorizationMode::default(),
             always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
@@ -114,4 +136,16 @@ pub struct Auth {
     pub authorizer: Authorizer,
     /// Knows which headers carry identity.
     pub identity_headers: Arc<IdentityHeaders>,
+    /// The paths of [`Anonymous::OnPaths`].
+    pub anonymous_paths: Option<Vec<String>>,
+}
+
+impl Auth {
+    /// True for paths that callers without credentials may ask for.
+    pub fn is_open(&self, info: &RequestInfo<'_>) -> bool {
+        match &self.anonymous_paths {
+            None => self.authorizer.always_allows(info),
+            Some(paths) => paths.iter().any(|path| path == info.path),
+        }
+    }
 }

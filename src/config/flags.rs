@@ -13,6 +13,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgAction, Args, ValueHint};
 use rustls::SupportedCipherSuite;
 
+use super::token_flags::TokenFlags;
 use super::values::{self, PartLevel};
 use super::{LogConfig, LogFormat};
 use crate::auth::AuthorizationMode;
@@ -137,6 +138,9 @@ pub struct Flags {
     /// CSV file with static tokens: token,user,uid,"group1,group2".
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub token_auth_file: Option<PathBuf>,
+    /// Tokens that are verified here.
+    #[command(flatten)]
+    pub tokens: TokenFlags,
 
     /// How requests are authorized; the default is the one there is.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "AlwaysAllow", value_parser = authorization_mode, value_name = "MODES", help_heading = AUTHORIZATION)]

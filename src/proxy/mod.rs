@@ -292,7 +292,7 @@ impl Connection {
         let Asked { info, parts, upgrade, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
-        let always_allowed = auth.authorizer.always_allows(info);
+        let always_allowed = auth.is_open(info);
         let mut caller =
             auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
         outcome.set_caller(&caller);

@@ -1,0 +1,221 @@
+//! Tokens of service accounts, verified by the keys of who issues them (`pkg/serviceaccount` upstream).
+//!
+//! Nobody is asked here whether the account, or the pod or secret that a token is bound to, still
+//! exists: that is what a TokenReview is for.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::jwt::{
+    Algorithm, Claims, KeySet, KeysError, LEEWAY_SECONDS, Unverified, audiences, time,
+};
+use crate::model::user::{EXTRA_CREDENTIAL_ID, GROUP_SERVICE_ACCOUNTS, User};
+use crate::runtime::snapshot::View;
+
+/// The issuer of tokens that live in secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+const LEGACY_PREFIX: &str = "kubernetes.io/serviceaccount/";
+
+/// How service accounts' tokens may be signed (`signerFromRSAPrivateKey`, `signerFromECDSAPrivateKey`).
+const ALGORITHMS: [Algorithm; 4] =
+    [Algorithm::Rs256, Algorithm::Es256, Algorithm::Es384, Algorithm::Es512];
+
+/// What a token may be bound to, and what the user's extra keys about it begin with.
+const BOUND_TO: [(&str, &str); 4] = [
+    ("pod", "authentication.kubernetes.io/pod"),
+    ("node", "authentication.kubernetes.io/node"),
+    (
+        "validatingwebhookconfiguration",
+        "authentication.kubernetes.io/validatingwebhookconfiguration",
+    ),
+    ("mutatingwebhookconfiguration", "authentication.kubernetes.io/mutatingwebhookconfiguration"),
+];
+
+/// Who finds out whether a service account's token counts (`--service-account-lookup`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceAccountLookup {
+    /// A TokenReview, which knows of accounts and pods that are gone.
+    #[default]
+    Review,
+    /// Portico alone, by the keys.
+    Local,
+}
+
+/// How service accounts' tokens are verified here.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceAccountConfig {
+    /// Public keys (`--service-account-key-file`).
+    pub key_files: Vec<PathBuf>,
+    /// Who issues tokens (`--service-account-issuer`).
+    pub issuers: Vec<String>,
+    /// For whom tokens must be (`--api-audiences`); the issuers when empty.
+    pub api_audiences: Vec<String>,
+    /// Who finds out whether a token counts.
+    pub lookup: ServiceAccountLookup,
+}
+
+/// Why keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceAccountKeysError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// It holds no keys.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+}
+
+/// Who issues tokens and by which keys; replaced as a whole when the keys change.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceAccountKeys {
+    /// The issuers, the first of which issues new ones.
+    pub issuers: Vec<String>,
+    /// Their keys.
+    pub keys: KeySet,
+}
+
+impl ServiceAccountKeys {
+    /// Reads every key file.
+    pub fn read(config: &ServiceAccountConfig) -> Result<Self, ServiceAccountKeysError> {
+        let mut keys = KeySet::default();
+        for path in &config.key_files {
+            let pem = std::fs::read(path)
+                .map_err(|error| ServiceAccountKeysError::Read { path: path.clone(), error })?;
+            keys.append(KeySet::from_pem(&path.display().to_string(), &pem)?);
+        }
+        Ok(Self { issuers: config.issuers.clone(), keys })
+    }
+}
+
+/// Verifies service accounts' tokens.
+#[derive(Debug)]
+pub struct ServiceAccounts {
+    keys: View<ServiceAccountKeys>,
+    /// Empty for the issuers.
+    api_audiences: Vec<String>,
+}
+
+/// What a token is worth, if it is a service account's: a user and the token's end in Unix seconds.
+pub(super) type Checked = Option<Result<(User, f64), String>>;
+
+impl ServiceAccounts {
+    /// By keys that may change, such as those that a cluster publishes.
+    pub fn new(keys: View<ServiceAccountKeys>, api_audiences: Vec<String>) -> Self {
+        Self { keys, api_audiences }
+    }
+
+    /// Whose token it is, at the Unix second `now`; `issuer` is who the token says has issued it.
+    pub(super) fn check(&self, token: &str, issuer: &str, now: f64) -> Checked {
+        let known = self.keys.load();
+        let is_legacy = issuer == LEGACY_ISSUER;
+        if !is_legacy && !known.issuers.iter().any(|own| own == issuer) {
+            return None;
+        }
+        // As upstream: what cannot be parsed is somebody else's.
+        let token = Unverified::parse(token).ok()?;
+        let own = if self.api_audiences.is_empty() { &known.issuers } else { &self.api_audiences };
+        Some(check(&token, &known.keys, own, is_legacy, now))
+    }
+}
+
+fn check(
+    token: &Unverified<'_>,
+    keys: &KeySet,
+    own_audiences: &[String],
+    is_legacy: bool,
+    now: f64,
+) -> Result<(User, f64), String> {
+    if !keys.knows(&token.kid) {
+        return Err("invalid signature, no keys found".to_owned());
+    }
+    let algorithm = Algorithm::of_name(&token.algorithm).filter(|one| ALGORITHMS.contains(one));
+    let algorithm =
+        algorithm.ok_or_else(|| format!("unexpected signature algorithm {:?}", token.algorithm))?;
+    if !keys.have_signed(token, algorithm) {
+        return Err("error in cryptographic primitive: the signature is not by a known key".to_owned());
+    }
+    let found = audiences(&token.claims)?;
+    // Those that name none are for whoever the API is.
+    let is_for_us = found.is_empty() || found.iter().any(|one| own_audiences.iter().any(|own| own == one));
+    if !is_for_us && !own_audiences.is_empty() {
+        return Err(format!(
+            "token audiences {found:?} is invalid for the target audiences {own_audiences:?}"
+        ));
+    }
+    if is_legacy { legacy_user(&token.claims) } else { user(&token.claims, now) }
+}
+
+fn user(claims: &Claims, now: f64) -> Result<(User, f64), String> {
+    let end = time(claims, "exp")?;
+    if end.is_some_and(|end| now - LEEWAY_SECONDS > end) {
+        return Err("service account token has expired".to_owned());
+    }
+    if time(claims, "nbf")?.is_some_and(|begin| now + LEEWAY_SECONDS < begin) {
+        return Err("service account token is not valid yet".to_owned());
+    }
+    if time(claims, "iat")?.is_some_and(|issued| now + LEEWAY_SECONDS < issued) {
+        return Err("service account token is issued in the future".to_owned());
+    }
+    let about = claims.get("kubernetes.io").unwrap_or(&Value::Null);
+    let account = about.get("serviceaccount").unwrap_or(&Value::Null);
+    let namespace = text(about, "namespace").ok_or("namespace claim is missing")?;
+    let name = text(account, "name").ok_or("serviceaccount.name claim is missing")?;
+    let uid = text(account, "uid").ok_or("serviceaccount.uid claim is missing")?;
+    let mut user = account_user(namespace, name, uid);
+    for (kind, key) in BOUND_TO {
+        let Some(object) = about.get(kind) else { continue };
+        for (field, suffix) in [("name", "name"), ("uid", "uid")] {
+            if let Some(value) = text(object, field) {
+                user.extra.insert(format!("{key}-{suffix}"), vec![value.to_owned()]);
+            }
+        }
+    }
+    if let Some(Value::String(id)) = claims.get("jti")
+        && !id.is_empty()
+    {
+        user.extra.insert(EXTRA_CREDENTIAL_ID.to_owned(), vec![format!("JTI={id}")]);
+    }
+    Ok((user, end.map_or(f64::INFINITY, |end| end + LEEWAY_SECONDS)))
+}
+
+fn legacy_user(claims: &Claims) -> Result<(User, f64), String> {
+    let claim = |name: &str| match claims.get(&format!("{LEGACY_PREFIX}{name}")) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text.as_str()),
+        _ => None,
+    };
+    let Some(Value::String(subject)) = claims.get("sub") else {
+        return Err("sub claim is missing".to_owned());
+    };
+    let namespace = claim("namespace").ok_or("namespace claim is missing")?;
+    claim("secret.name").ok_or("secretName claim is missing")?;
+    let name = claim("service-account.name").ok_or("serviceAccountName claim is missing")?;
+    let uid = claim("service-account.uid").ok_or("serviceAccountUID claim is missing")?;
+    let user = account_user(namespace, name, uid);
+    if user.name != *subject || user.service_account().is_none() {
+        return Err("sub claim is invalid".to_owned());
+    }
+    Ok((user, f64::INFINITY))
+}
+
+fn account_user(namespace: &str, name: &str, uid: &str) -> User {
+    User {
+        name: format!("system:serviceaccount:{namespace}:{name}"),
+        uid: uid.to_owned(),
+        groups: vec![
+            GROUP_SERVICE_ACCOUNTS.to_owned(),
+            format!("{GROUP_SERVICE_ACCOUNTS}:{namespace}"),
+        ],
+        ..User::default()
+    }
+}
+
+/// A text that is not empty.
+fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
+    value.get(field)?.as_str().filter(|text| !text.is_empty())
+}
