@@ -20,8 +20,8 @@ use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{
-    self, Anonymous, AnonymousRule, Auth, AuthorizationMode, Authenticator, Authorizer, IdentityHeaders, OwnTokens,
-    ServiceAccountKeys, ServiceAccounts, Tokens, Trust,
+    self, Anonymous, AnonymousRule, Auth, Authenticator, AuthorizationMode, Authorizer,
+    IdentityHeaders, OwnTokens, ServiceAccountKeys, ServiceAccounts, Tokens, Trust,
 };
 use crate::body::Body;
 use crate::config::Config;
@@ -258,8 +258,9 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, Abort
 /// What verifies signed tokens, if there are any to verify.
 fn own_tokens(config: &auth::Config) -> anyhow::Result<(Option<OwnTokens>, auth::Started)> {
     let accounts = &config.service_accounts;
-    let issuers = auth::start_issuers(&config.jwt, &accounts.issuers)
-        .with_context(|| if config.jwt.file.is_some() { "--authentication-config" } else { "--oidc" })?;
+    let issuers = auth::start_issuers(&config.jwt, &accounts.issuers).with_context(|| {
+        if config.jwt.file.is_some() { "--authentication-config" } else { "--oidc" }
+    })?;
     let service_accounts = if accounts.key_files.is_empty() {
         None
     } else {

@@ -26,8 +26,8 @@ pub use authorize::{Authorizer, Permit};
 pub use caller::Caller;
 pub use identity_headers::IdentityHeaders;
 pub use jwt::{
-    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags, Started,
-    start as start_issuers,
+    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,
+    Started, start as start_issuers,
 };
 pub use own_tokens::{OwnTokens, OwnVerdict};
 pub use service_accounts::{

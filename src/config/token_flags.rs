@@ -112,7 +112,7 @@ impl TokenFlags {
                 None
             }
         };
-        JwtConfig { file: self.authentication_config.clone(), oidc }
+        JwtConfig { file: self.authentication_config.clone(), oidc, ..JwtConfig::default() }
     }
 
     fn required_claims(&self) -> Vec<(String, String)> {
@@ -222,7 +222,10 @@ mod tests {
         let mut faults = Vec::new();
         let oidc = parse(&line.concat()).unwrap().jwt(&mut faults).oidc.unwrap();
         assert!(faults.is_empty());
-        assert_eq!((&*oidc.issuer_url, &*oidc.client_id, &*oidc.username_claim), ("https://i", "me", "sub"));
+        assert_eq!(
+            (&*oidc.issuer_url, &*oidc.client_id, &*oidc.username_claim),
+            ("https://i", "me", "sub")
+        );
         assert_eq!(oidc.username_prefix.as_deref(), Some("-"));
         assert_eq!(oidc.signing_algorithms, [Algorithm::Rs256, Algorithm::Es512]);
         let claims = [("a", "b=c"), ("d", "e")].map(|(a, b)| (a.to_owned(), b.to_owned()));
@@ -235,7 +238,10 @@ mod tests {
     fn flags_that_need_or_exclude_each_other_are_refused() {
         check_fault(&ISSUER[..1], "--oidc-issuer-url: needs oidc-client-id beside it");
         check_fault(&ISSUER[1..], "--oidc-client-id: needs oidc-issuer-url beside it");
-        check_fault(&["--oidc-groups-claim=g"], "--oidc-groups-claim: needs oidc-issuer-url beside it");
+        check_fault(
+            &["--oidc-groups-claim=g"],
+            "--oidc-groups-claim: needs oidc-issuer-url beside it",
+        );
         check_fault(
             &["--authentication-config=x", ISSUER[0], ISSUER[1]],
             "--authentication-config: authentication-config file and oidc-* flags are mutually exclusive",
@@ -259,6 +265,8 @@ mod tests {
         ] {
             assert_eq!(lookup(&[&format!("--service-account-lookup={value}")]), expected);
         }
-        assert!(parse(&["--service-account-lookup=never"]).unwrap_err().contains("review or local"));
+        assert!(
+            parse(&["--service-account-lookup=never"]).unwrap_err().contains("review or local")
+        );
     }
 }

@@ -5,23 +5,23 @@
 //! fetched anew when a token names a key that is not known, at most every 10 s, and now and then, so
 //! that a key that was withdrawn does not count for ever. Keys stay when fetching fails.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::keys::{KeySet, KeysError};
 use crate::tls::TlsError;
 use crate::tls::backend::{Trust, client_config};
 
 /// Between two tries (upstream's poll), and between two fetches that unknown keys ask for.
-const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Keys are fetched anew at least this often.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 /// How long one request to an issuer may take (upstream's).
@@ -59,7 +59,9 @@ pub(super) enum FetchError {
     TooLarge { url: Url },
     #[error("{url}: not JSON as expected: {error}")]
     Malformed { url: Url, error: serde_json::Error },
-    #[error("issuer did not match the issuer returned by provider, expected {expected:?} got {got:?}")]
+    #[error(
+        "issuer did not match the issuer returned by provider, expected {expected:?} got {got:?}"
+    )]
     OtherIssuer { expected: String, got: String },
     #[error("jwks_uri {uri:?} is not an https URL")]
     KeysUrl { uri: String },
@@ -92,13 +94,13 @@ struct Provider {
 #[derive(Debug)]
 pub(super) struct IssuerKeys {
     location: Location,
+    retry_interval: Duration,
     set: ArcSwapOption<KeySet>,
     /// Asks for the keys to be fetched anew.
     wanted: Notify,
     /// Tries that have ended, however.
     tries: watch::Sender<u64>,
-    started: Instant,
-    /// When the last try began, in milliseconds since the start.
+    /// When the last try began, in Unix milliseconds.
     last_try_ms: AtomicU64,
 }
 
@@ -122,15 +124,20 @@ impl Awaited {
 }
 
 impl IssuerKeys {
-    pub(super) fn new(location: Location) -> Arc<Self> {
+    pub(super) fn new(location: Location, retry_interval: Duration) -> Arc<Self> {
         Arc::new(Self {
             location,
+            retry_interval,
             set: ArcSwapOption::empty(),
             wanted: Notify::new(),
             tries: watch::Sender::new(0),
-            started: Instant::now(),
             last_try_ms: AtomicU64::new(0),
         })
+    }
+
+    /// Replaces the keys.
+    pub(super) fn put(&self, set: KeySet) {
+        self.set.store(Some(Arc::new(set)));
     }
 
     /// The keys, once they have been fetched.
@@ -138,9 +145,10 @@ impl IssuerKeys {
         self.set.load_full()
     }
 
-    /// Has the keys fetched anew, however many ask; `None` when that was just done.
-    pub(super) fn anew(keys: &Arc<Self>) -> Option<Awaited> {
-        if keys.next_try() > Instant::now() {
+    /// Has the keys fetched anew, however many ask; `None` when that was just done. `now` is in Unix
+    /// seconds.
+    pub(super) fn anew(keys: &Arc<Self>, now: Duration) -> Option<Awaited> {
+        if !keys.pause(now).is_zero() {
             return None;
         }
         let awaited = Awaited { keys: Arc::clone(keys), tries: keys.tries.subscribe() };
@@ -148,10 +156,17 @@ impl IssuerKeys {
         Some(awaited)
     }
 
-    /// When the next try may begin.
-    fn next_try(&self) -> Instant {
+    /// How long it is until the next try may begin. A clock that was set back counts as no time.
+    fn pause(&self, now: Duration) -> Duration {
         let last = Duration::from_millis(self.last_try_ms.load(Ordering::Relaxed));
-        self.started + last + RETRY_INTERVAL
+        let passed = now.checked_sub(last).unwrap_or(self.retry_interval);
+        self.retry_interval.saturating_sub(passed)
+    }
+
+    /// Notes that a try begins, at this time since the Unix epoch.
+    pub(super) fn begin(&self, now: Duration) {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.last_try_ms.store(now, Ordering::Relaxed);
     }
 
     /// Fetches the keys and keeps them up to date, for ever.
@@ -159,15 +174,14 @@ impl IssuerKeys {
         let issuer = &self.location.issuer;
         let mut failed = false;
         loop {
-            let since = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.last_try_ms.store(since, Ordering::Relaxed);
+            self.begin(unix_time());
             match self.fetch().await {
                 Ok(set) => {
                     if failed || self.set.load().is_none() {
                         tracing::info!(%issuer, "keys of token issuer fetched");
                     }
                     failed = false;
-                    self.set.store(Some(Arc::new(set)));
+                    self.put(set);
                 }
                 Err(error) => {
                     failed = true;
@@ -176,12 +190,12 @@ impl IssuerKeys {
             }
             self.tries.send_modify(|tries| *tries += 1);
             if failed {
-                sleep(RETRY_INTERVAL).await;
+                sleep(self.retry_interval).await;
                 continue;
             }
             tokio::select! {
                 () = sleep(REFRESH_INTERVAL) => {}
-                () = self.wanted.notified() => sleep_until(self.next_try()).await,
+                () = self.wanted.notified() => sleep(self.pause(unix_time())).await,
             }
         }
     }
@@ -202,6 +216,10 @@ impl IssuerKeys {
         let keys = keys.ok_or(FetchError::KeysUrl { uri: provider.jwks_uri })?;
         Ok(KeySet::from_jwks(&bytes(&client, keys).await?)?)
     }
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn url(text: &str) -> Result<Url, FetchError> {

@@ -5,7 +5,7 @@ use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
-use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey, crypto};
+use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey, DecodingKeyKind, crypto};
 use rustls_pki_types::PrivateKeyDer;
 use serde::Deserialize;
 use serde_json::Value;
@@ -131,7 +131,10 @@ impl Key {
             return None;
         }
         let material = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => Material::Rsa(DecodingKey::from_jwk(&jwk).ok()?),
+            AlgorithmParameters::RSA(_) => match DecodingKey::from_jwk(&jwk).ok()?.kind() {
+                DecodingKeyKind::RsaModulusExponent { n, e } => rsa(n, e),
+                DecodingKeyKind::SecretOrDer(_) => return None,
+            },
             AlgorithmParameters::EllipticCurve(point) => match point.curve {
                 EllipticCurve::P256 => Material::P256(DecodingKey::from_jwk(&jwk).ok()?),
                 EllipticCurve::P384 => Material::P384(DecodingKey::from_jwk(&jwk).ok()?),
@@ -151,9 +154,7 @@ impl Key {
         let unreadable = |error: &dyn std::fmt::Display| format!("unreadable public key: {error}");
         let (_, info) = SubjectPublicKeyInfo::from_der(der).map_err(|error| unreadable(&error))?;
         let material = match info.parsed().map_err(|error| unreadable(&error))? {
-            PublicKey::RSA(key) => {
-                Material::Rsa(DecodingKey::from_rsa_raw_components(key.modulus, key.exponent))
-            }
+            PublicKey::RSA(key) => rsa(key.modulus, key.exponent),
             PublicKey::EC(point) => {
                 let curve = info.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
                 let key = DecodingKey::from_ec_der(point.data());
@@ -189,6 +190,14 @@ impl Material {
         };
         crypto::verify(token.signature, token.signed.as_bytes(), key, algorithm).unwrap_or(false)
     }
+}
+
+/// The library takes no zeros in front, which DER puts there.
+fn rsa(modulus: &[u8], exponent: &[u8]) -> Material {
+    let plain = |number: &[u8]| -> Vec<u8> {
+        number.iter().copied().skip_while(|&byte| byte == 0).collect()
+    };
+    Material::Rsa(DecodingKey::from_rsa_raw_components(&plain(modulus), &plain(exponent)))
 }
 
 fn has_signed_p521(point: &[u8], token: &Unverified<'_>) -> bool {
@@ -245,4 +254,147 @@ fn der(tag: u8, contents: &[u8]) -> Vec<u8> {
     }
     encoded.extend_from_slice(contents);
     encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::hmac;
+    use serde_json::json;
+
+    use super::super::signing::{Signer, jwks};
+    use super::*;
+
+    fn set(signers: &[&Signer]) -> KeySet {
+        KeySet::from_jwks(&jwks(signers)).unwrap()
+    }
+
+    fn has_signed(set: &KeySet, token: &str, algorithm: Algorithm) -> bool {
+        set.have_signed(&Unverified::parse(token).unwrap(), algorithm)
+    }
+
+    #[test]
+    fn every_algorithm_is_verified_and_goes_with_its_own_keys_only() {
+        let mut rsa = Signer::new(Algorithm::Rs256, "rsa");
+        for algorithm in Algorithm::ALL {
+            let signer = match algorithm {
+                Algorithm::Es256 | Algorithm::Es384 | Algorithm::Es512 => {
+                    Signer::new(algorithm, "ec")
+                }
+                _ => {
+                    rsa.algorithm = algorithm;
+                    Signer { algorithm, kid: "rsa".to_owned(), pair: copy(&rsa) }
+                }
+            };
+            let set = set(&[&signer]);
+            let token = signer.token(&json!({"iss": "i"}));
+            for other in Algorithm::ALL {
+                assert_eq!(
+                    has_signed(&set, &token, other),
+                    other == algorithm,
+                    "{algorithm} {other}"
+                );
+            }
+            let (signed, signature) = token.rsplit_once('.').unwrap();
+            let forged = signer.token(&json!({"iss": "j"}));
+            let forged = format!("{}.{signature}", forged.rsplit_once('.').unwrap().0);
+            assert!(!has_signed(&set, &forged, algorithm), "{algorithm}");
+            for signature in ["", "AA", "!", &signature[..signature.len() - 4]] {
+                assert!(!has_signed(&set, &format!("{signed}.{signature}"), algorithm));
+            }
+        }
+    }
+
+    fn copy(signer: &Signer) -> rcgen::KeyPair {
+        let der = signer.pair.serialize_der();
+        rcgen::KeyPair::try_from(der.as_slice()).unwrap()
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret() {
+        let signer = Signer::new(Algorithm::Rs256, "k");
+        let set = set(&[&signer]);
+        let info = signer.info();
+        for secret in [info.as_slice(), signer.pair.public_key_pem().as_bytes()] {
+            let header = json!({"alg": "HS256", "kid": "k"});
+            let token = signer.token_with(&header, &json!({}));
+            let signed = token.rsplit_once('.').unwrap().0;
+            let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+            let tag = hmac::sign(&key, signed.as_bytes());
+            let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(tag));
+            for algorithm in Algorithm::ALL {
+                assert!(!has_signed(&set, &token, algorithm));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_chosen_by_name_and_kept_to_their_use() {
+        let (one, two) = (Signer::new(Algorithm::Es256, "1"), Signer::new(Algorithm::Es256, "2"));
+        let both = set(&[&one, &two]);
+        assert!(both.knows("1") && both.knows("") && !both.knows("3"));
+        let unnamed = two.token_with(&json!({"alg": "ES256"}), &json!({}));
+        assert!(has_signed(&both, &unnamed, Algorithm::Es256));
+        let misnamed = two.token_with(&json!({"alg": "ES256", "kid": "1"}), &json!({}));
+        assert!(!has_signed(&both, &misnamed, Algorithm::Es256));
+        let with = |field: &str, value: &str| {
+            let mut key = one.jwk();
+            key[field] = value.into();
+            KeySet::from_jwks(json!({"keys": [key, {"kty": "new"}, 7]}).to_string().as_bytes())
+        };
+        let token = one.token(&json!({}));
+        assert!(has_signed(&with("alg", "ES256").unwrap(), &token, Algorithm::Es256));
+        assert!(!has_signed(&with("alg", "ES384").unwrap(), &token, Algorithm::Es256));
+        assert!(matches!(with("use", "enc"), Err(KeysError::Empty)));
+        assert!(matches!(with("crv", "secp256k1"), Err(KeysError::Empty)));
+        assert!(matches!(KeySet::from_jwks(b"{}"), Err(KeysError::Malformed(_))));
+        let secret = br#"{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "1"}]}"#;
+        assert!(matches!(KeySet::from_jwks(secret), Err(KeysError::Empty)));
+    }
+
+    fn pem(label: &str, der: &[u8]) -> String {
+        use base64::prelude::BASE64_STANDARD;
+        format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der))
+    }
+
+    #[test]
+    fn keys_in_files_may_be_public_private_or_certificates() {
+        for algorithm in [Algorithm::Rs256, Algorithm::Es256, Algorithm::Es384, Algorithm::Es512] {
+            let mut signer = Signer::new(algorithm, "");
+            signer.kid = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, &signer.info()));
+            let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            let certificate = certificate.self_signed(&signer.pair).unwrap().pem();
+            let info = signer.info();
+            let mut texts =
+                vec![signer.pair.public_key_pem(), signer.pair.serialize_pem(), certificate];
+            if algorithm == Algorithm::Rs256 {
+                let (_, parsed) = SubjectPublicKeyInfo::from_der(&info).unwrap();
+                texts.push(pem("RSA PUBLIC KEY", &parsed.subject_public_key.data));
+            }
+            let token = signer.token(&json!({}));
+            for text in texts {
+                let set = KeySet::from_pem("sa.pub", text.as_bytes()).unwrap();
+                assert!(has_signed(&set, &token, algorithm), "{text}");
+            }
+        }
+        let two = [Algorithm::Es256, Algorithm::Es384].map(|one| Signer::new(one, ""));
+        let text = two.each_ref().map(|signer| signer.pair.public_key_pem()).concat();
+        assert_eq!(KeySet::from_pem("sa.pub", text.as_bytes()).unwrap().keys.len(), 2);
+    }
+
+    #[test]
+    fn files_without_usable_keys_are_refused_by_name() {
+        let check = |text: &str, expected: &str| {
+            let error = KeySet::from_pem("sa.pub", text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("sa.pub: ") && error.contains(expected), "{error}");
+        };
+        check("", "does not contain any valid RSA or ECDSA keys");
+        check("no PEM at all", "does not contain any valid RSA or ECDSA keys");
+        check("-----BEGIN PUBLIC KEY-----\n", "malformed PEM");
+        check(&pem("PUBLIC KEY", b"x"), "unreadable public key");
+        check(&pem("CERTIFICATE", b"x"), "unreadable certificate");
+        check(&pem("PRIVATE KEY", b"x"), "unusable private key");
+        check(&pem("X509 CRL", b"x"), "a section \"X509 CRL\"");
+        let ed25519 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        check(&ed25519.public_key_pem(), "key");
+    }
 }

@@ -79,8 +79,9 @@ impl Mapping {
         match &self.username {
             Source::Expression(expression) => {
                 let name = expression.evaluate_text(known.scope()?, "username");
-                let name =
-                    name.map_err(|error| format!("error evaluating username claim expression: {error}"))?;
+                let name = name.map_err(|error| {
+                    format!("error evaluating username claim expression: {error}")
+                })?;
                 if name.is_empty() {
                     return Err("empty username via CEL expression is not allowed".to_owned());
                 }
@@ -153,8 +154,9 @@ impl Mapping {
                     if known.claims.get(claim).is_none() {
                         return Err(format!("required claim {claim} not present in ID token"));
                     }
-                    let got =
-                        known.text(claim).map_err(|error| format!("parse claim {claim}: {error}"))?;
+                    let got = known
+                        .text(claim)
+                        .map_err(|error| format!("parse claim {claim}: {error}"))?;
                     if got != *value {
                         return Err(format!(
                             "required claim {claim} value does not match. Got = {got}, want = {value}"
@@ -192,10 +194,7 @@ impl Rule {
         if self.expression.evaluate_bool(scope)? {
             return Ok(());
         }
-        Err(format!(
-            "validation expression '{}' failed: {}",
-            self.expression.source, self.message
-        ))
+        Err(format!("validation expression '{}' failed: {}", self.expression.source, self.message))
     }
 }
 
@@ -299,8 +298,16 @@ mod tests {
         check_refused(&mapping, json!({"sub": 1, "uid": "u"}), "parse username claims \"sub\"");
         check_refused(&mapping, json!({"uid": "u"}), "claim not present");
         check_refused(&mapping, json!({"sub": "j"}), "parse uid claim \"uid\"");
-        check_refused(&mapping, json!({"sub": "j", "uid": "u", "groups": [1]}), "parse groups claim");
-        check_refused(&mapping, json!({"sub": "j", "uid": "u", "groups": {}}), "parse groups claim");
+        check_refused(
+            &mapping,
+            json!({"sub": "j", "uid": "u", "groups": [1]}),
+            "parse groups claim",
+        );
+        check_refused(
+            &mapping,
+            json!({"sub": "j", "uid": "u", "groups": {}}),
+            "parse groups claim",
+        );
         let elsewhere = json!({"sub": "j", "uid": "u", "_claim_names": {"groups": "src1"}});
         check_refused(&mapping, elsewhere, "distributed claims");
     }
@@ -330,7 +337,8 @@ mod tests {
             ],
             ..mapping(Source::Expression(expression("'u:' + claims.sub", CLAIMS)))
         };
-        let made = user(&mapping, json!({"sub": "j", "roles": "a,b", "tenant": ["t", ""]})).unwrap();
+        let made =
+            user(&mapping, json!({"sub": "j", "roles": "a,b", "tenant": ["t", ""]})).unwrap();
         assert_eq!((&*made.name, &*made.uid), ("u:j", "none"));
         assert_eq!(made.groups, ["x:a", "x:b"]);
         assert_eq!(made.extra["example.org/tenant"], ["t"]);
@@ -356,7 +364,11 @@ mod tests {
             groups: Some(claim("groups", "")),
             claim_rules: vec![
                 required,
-                ClaimRule::Expression(rule("claims.exp - claims.nbf <= 86400.0", CLAIMS, "too long")),
+                ClaimRule::Expression(rule(
+                    "claims.exp - claims.nbf <= 86400.0",
+                    CLAIMS,
+                    "too long",
+                )),
             ],
             user_rules: vec![rule(
                 "!user.username.startsWith('system:') && user.groups.all(g, g != 'root')",
@@ -365,9 +377,7 @@ mod tests {
             )],
             ..mapping(claim("sub", ""))
         };
-        let claims = |hd: Value, exp: i64, sub: &str, group: &str| {
-            json!({"hd": hd, "exp": exp, "nbf": 0, "sub": sub, "groups": [group]})
-        };
+        let claims = |hd: Value, exp: i64, sub: &str, group: &str| json!({"hd": hd, "exp": exp, "nbf": 0, "sub": sub, "groups": [group]});
         let own = || Value::from("example.org");
         assert!(user(&mapping, claims(own(), 86400, "j", "dev")).is_ok());
         check_refused(&mapping, claims("other".into(), 1, "j", "dev"), "value does not match");

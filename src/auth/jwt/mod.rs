@@ -14,9 +14,12 @@ mod issuer_keys;
 mod keys;
 mod mapping;
 mod reload;
+#[cfg(test)]
+pub(super) mod signing;
 mod validation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use compact::Algorithm;
 pub use issuer_keys::Awaited;
@@ -37,12 +40,20 @@ const NOT_BEFORE_LEEWAY_SECONDS: f64 = 300.0;
 const GOOGLE: (&str, &str) = ("accounts.google.com", "https://accounts.google.com");
 
 /// Where issuers and their rules come from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct JwtConfig {
     /// The file of `--authentication-config`.
     pub file: Option<std::path::PathBuf>,
     /// The one issuer of the `--oidc-*` flags.
     pub oidc: Option<OidcFlags>,
+    /// Between two tries to fetch an issuer's keys, and between two fetches that unknown keys ask for.
+    pub retry_interval: Duration,
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self { file: None, oidc: None, retry_interval: issuer_keys::RETRY_INTERVAL }
+    }
 }
 
 /// The `--oidc-*` flags.
@@ -121,12 +132,16 @@ impl Issuer {
             Err(error) => return Checked::Refused(format!("oidc: verify token: {error}")),
         };
         if !keys.have_signed(&token, algorithm) {
-            let error = "oidc: verify token: failed to verify signature: failed to verify id token \
+            let error =
+                "oidc: verify token: failed to verify signature: failed to verify id token \
                          signature"
-                .to_owned();
+                    .to_owned();
             // A key that is known and has not signed it will not have done so later either.
             let may_be_new = token.kid.is_empty() || !keys.knows(&token.kid);
-            return match IssuerKeys::anew(&self.keys).filter(|_| may_be_new) {
+            return match may_be_new
+                .then(|| IssuerKeys::anew(&self.keys, Duration::from_secs_f64(now.max(0.0))))
+                .flatten()
+            {
                 Some(awaited) => Checked::KeyUnknown(awaited, error),
                 None => Checked::Refused(error),
             };
@@ -168,3 +183,6 @@ impl Issuer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

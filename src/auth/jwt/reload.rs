@@ -66,7 +66,11 @@ pub struct Started {
 /// Reads the configuration, and starts fetching keys on the calling runtime. `disallowed` are issuers
 /// that others verify.
 pub fn start(config: &JwtConfig, disallowed: &[String]) -> Result<Started, JwtError> {
-    let mut fetchers = Fetchers::default();
+    let mut fetchers = Fetchers {
+        generation: 0,
+        retry_interval: config.retry_interval,
+        running: HashMap::new(),
+    };
     if let Some(path) = &config.file {
         let text = read(path).map_err(|error| JwtError::Read { path: path.clone(), error })?;
         let read = validation::read(&text, disallowed)
@@ -116,9 +120,10 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 /// What fetches keys: one task for each place where keys are.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fetchers {
     generation: u64,
+    retry_interval: Duration,
     running: HashMap<Location, (Arc<IssuerKeys>, AbortOnDrop)>,
 }
 
@@ -130,7 +135,7 @@ impl Fetchers {
         let mut all = Vec::with_capacity(rules.len());
         for rules in rules {
             let fetcher = before.remove(&rules.location).unwrap_or_else(|| {
-                let keys = IssuerKeys::new(rules.location.clone());
+                let keys = IssuerKeys::new(rules.location.clone(), self.retry_interval);
                 let task = spawn_owned("issuer-keys", Arc::clone(&keys).run());
                 (keys, task)
             });

@@ -138,11 +138,14 @@ fn check(
     let algorithm =
         algorithm.ok_or_else(|| format!("unexpected signature algorithm {:?}", token.algorithm))?;
     if !keys.have_signed(token, algorithm) {
-        return Err("error in cryptographic primitive: the signature is not by a known key".to_owned());
+        return Err(
+            "error in cryptographic primitive: the signature is not by a known key".to_owned()
+        );
     }
     let found = audiences(&token.claims)?;
     // Those that name none are for whoever the API is.
-    let is_for_us = found.is_empty() || found.iter().any(|one| own_audiences.iter().any(|own| own == one));
+    let is_for_us =
+        found.is_empty() || found.iter().any(|one| own_audiences.iter().any(|own| own == one));
     if !is_for_us && !own_audiences.is_empty() {
         return Err(format!(
             "token audiences {found:?} is invalid for the target audiences {own_audiences:?}"
@@ -219,3 +222,6 @@ fn account_user(namespace: &str, name: &str, uid: &str) -> User {
 fn text<'a>(value: &'a Value, field: &str) -> Option<&'a str> {
     value.get(field)?.as_str().filter(|text| !text.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ const STEPS_MAX: u32 = 100_000;
 /// How long one evaluation may take; looked at in every step of a loop.
 const TIME_MAX: Duration = Duration::from_millis(100);
 /// Values in what a part of an expression makes, each byte of a text counted as one.
-const SIZE_MAX: usize = 1 << 20;
+const SIZE_MAX: usize = 256 << 10;
 /// Bytes of stack for parsing, which descends deeper than any tree that is accepted.
 const PARSER_STACK: usize = 64 << 20;
 
@@ -81,6 +81,7 @@ impl Expression {
                 source.len()
             ));
         }
+        check_nesting(source)?;
         let text = source.to_owned();
         let parse = move || {
             let parsed = Parser::default().enable_optional_syntax(true).parse(&text);
@@ -246,6 +247,23 @@ fn parts(expression: &IdedExpr) -> Vec<&IdedExpr> {
         Expr::Select(select) => vec![&select.operand],
         Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => Vec::new(),
     }
+}
+
+/// What is nested too deep is not given to the parser, which takes long over brackets that are not
+/// closed. Those in texts count as well: nobody needs that many.
+fn check_nesting(source: &str) -> Result<(), String> {
+    let mut open = 0_usize;
+    for byte in source.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > DEPTH_MAX {
+            return Err(format!("compilation failed: more than {DEPTH_MAX} open brackets"));
+        }
+    }
+    Ok(())
 }
 
 fn check_depth(expression: &IdedExpr, left: usize) -> Result<(), String> {
@@ -431,7 +449,9 @@ fn unescaped(name: &str) -> Option<String> {
     ];
     const MORE_KEYWORDS: [&str; 5] = ["namespace", "return", "var", "void", "while"];
     let keyword = name.strip_prefix("__").and_then(|name| name.strip_suffix("__"));
-    if let Some(keyword) = keyword.filter(|word| KEYWORDS.contains(word) || MORE_KEYWORDS.contains(word)) {
+    if let Some(keyword) =
+        keyword.filter(|word| KEYWORDS.contains(word) || MORE_KEYWORDS.contains(word))
+    {
         return Some(keyword.to_owned());
     }
     let mut rest = name;

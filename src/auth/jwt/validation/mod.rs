@@ -176,8 +176,7 @@ impl Check<'_> {
         self.issuer(&format!("{path}.issuer"), issuer);
         let rules = authenticator.claim_validation_rules.as_deref().unwrap_or_default();
         let claim_rules = self.claim_rules(&format!("{path}.claimValidationRules"), rules);
-        let mapped =
-            self.mappings(&format!("{path}.claimMappings"), &authenticator.claim_mappings);
+        let mapped = self.mappings(&format!("{path}.claimMappings"), &authenticator.claim_mappings);
         let rules = authenticator.user_validation_rules.as_deref().unwrap_or_default();
         let user_rules = self.user_rules(&format!("{path}.userValidationRules"), rules);
         let mapping = Mapping { claim_rules, user_rules, ..mapped? };
@@ -321,9 +320,8 @@ impl Check<'_> {
                     let expression = self.expression(&field, &rule.expression, CLAIMS);
                     let message = rule.message.clone();
                     checked.extend(
-                        expression.map(|expression| {
-                            ClaimRule::Expression(Rule { expression, message })
-                        }),
+                        expression
+                            .map(|expression| ClaimRule::Expression(Rule { expression, message })),
                     );
                 }
             }
@@ -433,7 +431,11 @@ impl Check<'_> {
             let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
             self.invalid(field, &value, detail);
         } else if !is_subdomain(&domain.to_ascii_lowercase()) {
-            self.invalid(field, &value, "a lowercase RFC 1123 subdomain must stand before the \"/\"");
+            self.invalid(
+                field,
+                &value,
+                "a lowercase RFC 1123 subdomain must stand before the \"/\"",
+            );
         } else if !path.bytes().all(is_path_character) {
             self.invalid(field, &value, "Invalid path");
         }
@@ -444,7 +446,8 @@ impl Check<'_> {
             domain.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         if RESERVED.into_iter().any(is_below) {
-            let detail = "k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use";
+            let detail =
+                "k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use";
             self.invalid(field, &value, detail);
         }
     }
@@ -456,9 +459,8 @@ impl Check<'_> {
             ClaimRule::Expression(rule) => Some(&rule.expression),
             ClaimRule::Required { .. } => None,
         });
-        let mut looked = rules
-            .chain(mapping.extra.iter().map(|(_, expression)| expression))
-            .chain([username]);
+        let mut looked =
+            rules.chain(mapping.extra.iter().map(|(_, expression)| expression)).chain([username]);
         if username.selects("email") && !looked.any(|one| one.selects("email_verified")) {
             let detail = "claims.email_verified must be used in claimMappings.username.expression or \
                           claimMappings.extra[*].valueExpression or \
@@ -473,3 +475,6 @@ impl Check<'_> {
 fn is_path_character(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests;
