@@ -217,8 +217,8 @@ fn backend(at: usize, state: &BackendState, slots: &HashMap<u64, Vec<Value>>) ->
         })
         .collect();
     let external_name = match &state.targets {
-        Targets::Addresses(_) => None,
         Targets::Name { host, port } => Some(format!("{host}:{port}")),
+        Targets::Addresses(_) | Targets::Hosts(_) => None,
     };
     json!({
         "backend": at,

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use crate::model::request_info::RequestInfo;
 
 pub use authenticate::{Authenticator, ConnectionAuth, Trust};
-pub use authorize::{Authorizer, Permit};
-pub use caller::Caller;
+pub use authorize::{Authorizer, Deferral, Permit};
+pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
 pub use jwt::{
     Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,

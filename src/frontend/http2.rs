@@ -82,8 +82,9 @@ where
         });
         match next.await {
             Event::Accepted(Some(Ok((request, respond)))) => {
-                watch.idle_since = Instant::now();
-                watch.served = true;
+                if !watch.accepts() {
+                    return tracing::debug!("HTTP/2 client goes on after GOAWAY");
+                }
                 // Boxed where it is made: moving it into a task costs more than the allocation.
                 let stream =
                     Box::pin(serve_stream(handler.clone(), request, respond, Arc::clone(&close)));
@@ -121,6 +122,8 @@ struct Watch {
     idle_since: Instant,
     served: bool,
     closing: bool,
+    /// Streams accepted since then.
+    late_streams: u32,
     limits: Limits,
 }
 
@@ -137,8 +140,19 @@ impl Watch {
             idle_since: now,
             served: false,
             closing: false,
+            late_streams: 0,
             limits: limits.clone(),
         }
+    }
+
+    /// Whether another stream is served. As many as a client may have open can be on their way when
+    /// GOAWAY is sent; one that opens more does not heed it. (h2 refuses streams only after its own
+    /// ping was answered, which such a client need not do.)
+    fn accepts(&mut self) -> bool {
+        self.idle_since = Instant::now();
+        self.served = true;
+        self.late_streams += u32::from(self.closing);
+        self.late_streams <= self.limits.streams_max
     }
 
     fn poll(&mut self, busy: bool, cx: &mut TaskContext<'_>) -> Poll<Event> {

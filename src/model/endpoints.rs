@@ -29,6 +29,29 @@ pub enum Targets {
         /// The port.
         port: u16,
     },
+    /// Hosts of one server, each verified by its own name; those that are no addresses are resolved
+    /// by DNS.
+    Hosts(Vec<Host>),
+}
+
+/// A host of a server that is no Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// A host name, or an address without brackets.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Targets {
+    /// The names that are to be resolved; none for addresses.
+    pub fn names(&self) -> Vec<(&str, u16)> {
+        match self {
+            Self::Addresses(_) => Vec::new(),
+            Self::Name { host, port } => vec![(host, *port)],
+            Self::Hosts(hosts) => hosts.iter().map(|host| (&*host.name, host.port)).collect(),
+        }
+    }
 }
 
 /// Which addresses of a service are used (`--enable-aggregator-routing` of upstream).
@@ -298,7 +321,10 @@ mod tests {
             Ok(Targets::Addresses(all)) => {
                 all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
             }
-            Ok(Targets::Name { host, port }) => format!("{host}:{port}"),
+            Ok(other) => {
+                let names = other.names().into_iter();
+                names.map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>().join(" ")
+            }
             Err(fault) => format!("{}: {}", fault.hop.word(), fault.detail),
         }
     }

@@ -7,12 +7,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The service that an APIService names: where its requests go.
+/// Where requests go: the service that an APIService names, or a server that a kubeconfig names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePort {
-    /// The service's namespace.
+    /// The service's namespace; empty for a server that is no Service.
     pub namespace: Arc<str>,
-    /// The service's name.
+    /// The service's name, or what the server is for.
     pub name: Arc<str>,
     /// The service's port, 443 unless the APIService says otherwise.
     pub port: u16,
@@ -20,14 +20,32 @@ pub struct ServicePort {
 
 impl fmt::Display for ServicePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+        if self.is_service() {
+            write!(f, "{}/{}:{}", self.namespace, self.name, self.port)
+        } else {
+            f.write_str(&self.name)
+        }
     }
 }
 
 impl ServicePort {
+    /// A server that is no Service, by what it is for.
+    pub fn of_server(name: &str, port: u16) -> Self {
+        Self { namespace: "".into(), name: name.into(), port }
+    }
+
+    /// False for a server that a kubeconfig names.
+    pub fn is_service(&self) -> bool {
+        !self.namespace.is_empty()
+    }
+
     /// The name in SNI, in the certificate check and in `:authority`: `<svc>.<ns>.svc`.
     pub fn server_name(&self) -> String {
-        format!("{}.{}.svc", self.name, self.namespace)
+        if self.is_service() {
+            format!("{}.{}.svc", self.name, self.namespace)
+        } else {
+            self.name.to_string()
+        }
     }
 }
 
@@ -171,6 +189,9 @@ impl Hop {
     /// The sentence for the caller; `service` is what the APIService names.
     pub fn sentence(self, service: &ServicePort) -> String {
         let ServicePort { namespace, name, port } = service;
+        if !service.is_service() && self.names_api_service() {
+            return self.sentence_of_server(name);
+        }
         match self {
             Self::ServiceNotFound => format!("service/{name} in \"{namespace}\" is not present"),
             Self::ServicePortNotFound => {
@@ -209,23 +230,14 @@ impl Hop {
                 "TLS handshake with {service}: certificate is not valid for {}",
                 service.server_name()
             ),
-            Self::CertificateExpired => {
-                format!("TLS handshake with {service}: certificate has expired")
-            }
-            Self::CertificateNotYetValid => {
-                format!("TLS handshake with {service}: certificate is not valid yet")
-            }
-            Self::CertificateInvalid => {
-                format!("TLS handshake with {service}: certificate cannot be used")
+            Self::CertificateExpired | Self::CertificateNotYetValid | Self::CertificateInvalid => {
+                self.sentence_of_certificate(service)
             }
             Self::ClientCertificateRefused => format!(
                 "TLS handshake with {service}: the backend refused the proxy-client certificate \
                  (check its requestheader-client-ca)"
             ),
             Self::HandshakeFailed => format!("TLS handshake with {service}: failed"),
-            Self::ProtocolError => format!("{service} broke the HTTP protocol"),
-            Self::BackendReset => format!("{service} closed the connection before it answered"),
-            Self::Deadline => format!("{service} did not answer within the deadline"),
             Self::Redirect => {
                 "the backend attempted to redirect this request, which is not permitted".to_owned()
             }
@@ -236,10 +248,69 @@ impl Hop {
             Self::WrongUpgrade => {
                 format!("{service} switched to a protocol that was not asked for")
             }
-            Self::Overloaded => format!("too many requests are waiting for {service}"),
+            Self::ProtocolError | Self::BackendReset | Self::Deadline | Self::Overloaded => {
+                self.sentence_of_exchange(service)
+            }
             Self::DiscoveryRefused | Self::InvalidDiscovery | Self::DiscoveryNotFetched => {
                 self.sentence_of_discovery(service)
             }
+        }
+    }
+
+    fn sentence_of_certificate(self, service: &ServicePort) -> String {
+        let what = match self {
+            Self::CertificateExpired => "certificate has expired",
+            Self::CertificateNotYetValid => "certificate is not valid yet",
+            _ => "certificate cannot be used",
+        };
+        format!("TLS handshake with {service}: {what}")
+    }
+
+    fn sentence_of_exchange(self, service: &ServicePort) -> String {
+        match self {
+            Self::ProtocolError => format!("{service} broke the HTTP protocol"),
+            Self::BackendReset => format!("{service} closed the connection before it answered"),
+            Self::Deadline => format!("{service} did not answer within the deadline"),
+            _ => format!("too many requests are waiting for {service}"),
+        }
+    }
+
+    /// True for sentences that speak of a Service or an APIService, which not every server has.
+    fn names_api_service(self) -> bool {
+        matches!(
+            self,
+            Self::NoEndpoints
+                | Self::NameNotResolved
+                | Self::InvalidCaBundle
+                | Self::NoSystemRoots
+                | Self::UnknownAuthority
+                | Self::NameMismatch
+                | Self::ClientCertificateRefused
+        )
+    }
+
+    fn sentence_of_server(self, name: &str) -> String {
+        match self {
+            Self::NameNotResolved => format!("the host name of {name} cannot be resolved"),
+            Self::InvalidCaBundle => {
+                format!("the certificate authority of {name} cannot be used")
+            }
+            Self::NoSystemRoots => format!(
+                "no certificate authority is given for {name}, and portico's system has no trusted \
+                 certificates"
+            ),
+            Self::UnknownAuthority => format!(
+                "TLS handshake with {name}: certificate signed by unknown authority (check the \
+                 certificate-authority in portico's kubeconfig)"
+            ),
+            Self::NameMismatch => format!(
+                "TLS handshake with {name}: certificate is not valid for the host in portico's \
+                 kubeconfig"
+            ),
+            Self::ClientCertificateRefused => {
+                format!("TLS handshake with {name}: portico's certificate was refused")
+            }
+            _ => format!("no endpoints available for {name}"),
         }
     }
 

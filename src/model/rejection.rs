@@ -80,7 +80,7 @@ pub struct Details {
 /// A fault on the way to a backend together with whose backend it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendFault {
-    /// The APIService's name.
+    /// The APIService's name, empty for kube-apiserver.
     pub api_service: Arc<str>,
     /// The service it names.
     pub service: ServicePort,
@@ -277,6 +277,9 @@ impl Rejection {
                     "reason": backend.fault.hop.word(),
                     "message": backend.fault.hop.sentence(&backend.service),
                 });
+                if backend.api_service.is_empty() {
+                    return json!({ "causes": [cause] });
+                }
                 json!({
                     "name": &*backend.api_service,
                     "group": "apiregistration.k8s.io",
@@ -367,6 +370,7 @@ impl BackendFault {
         match fault.hop {
             // Upstream's whole body, which clients may compare (`upgradeaware.go`).
             Hop::Redirect => sentence,
+            _ if api_service.is_empty() => format!("error trying to reach {service}: {sentence}"),
             _ => format!("error trying to reach service for APIService {api_service}: {sentence}"),
         }
     }

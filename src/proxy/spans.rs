@@ -139,7 +139,7 @@ pub(super) fn begin_call(
     service: &ServicePort,
 ) -> Option<TraceContext> {
     let method = parts.method.to_string();
-    let host = format!("{}.{}.svc", service.name, service.namespace);
+    let host = service.server_name();
     let attributes = vec![
         ("http.request.method", Value::Text(method.clone())),
         ("server.address", Value::Text(host)),

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod client_chain;
+pub mod examine;
 pub mod expiry;
 pub mod pki;
 pub mod server;
@@ -91,12 +92,19 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
 
 /// Reads a certificate file and a key file; they must match.
 pub fn read_key_pair(certificate: &Path, key: &Path) -> Result<KeyPair, TlsError> {
-    let chain = read_certificates(certificate)?;
-    let place = key.display().to_string();
-    let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-        .map_err(|error| TlsError::Pem { place, problem: format!("no private key: {error}") })?;
+    let place = |file: &Path| file.display().to_string();
+    key_pair((&place(certificate), &read(certificate)?), (&place(key), &read(key)?))
+}
+
+/// A certificate and a key, each with the place that their PEM text is from; they must match.
+pub fn key_pair(certificate: (&str, &[u8]), key: (&str, &[u8])) -> Result<KeyPair, TlsError> {
+    let chain = certificates(certificate.0, certificate.1)?;
+    let key = PrivateKeyDer::from_pem_slice(key.1).map_err(|error| TlsError::Pem {
+        place: key.0.to_owned(),
+        problem: format!("no private key: {error}"),
+    })?;
     let pair = KeyPair { chain, key };
-    pair.certified_key(&certificate.display().to_string())?;
+    pair.certified_key(certificate.0)?;
     Ok(pair)
 }
 

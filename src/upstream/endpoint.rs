@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::describe::{BackendState, EndpointState};
 use super::{BackendSpec, Config};
-use crate::model::endpoints::Targets;
+use crate::model::endpoints::{Host, Targets};
 use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::runtime::tasks;
 use crate::runtime::telemetry::{EndpointMetrics, Metrics};
@@ -37,18 +37,25 @@ pub struct Endpoint {
     pub id: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Whose certificate it must show, when that is not the same for all of its backend's.
+    name: Option<ServerName<'static>>,
     service: ServicePort,
     in_flight: AtomicUsize,
     metrics: Arc<Metrics>,
     series: OnceLock<Arc<EndpointMetrics>>,
 }
 
+/// An address and whose certificate it must show, when that is not its backend's own name.
+type Located = (SocketAddr, Option<ServerName<'static>>);
+
 impl Endpoint {
-    fn new(service: &ServicePort, address: SocketAddr, metrics: &Arc<Metrics>) -> Self {
+    fn new(service: &ServicePort, place: Located, metrics: &Arc<Metrics>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (address, name) = place;
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             address,
+            name,
             service: service.clone(),
             in_flight: AtomicUsize::new(0),
             metrics: Arc::clone(metrics),
@@ -73,11 +80,13 @@ impl Endpoint {
     /// Its series, made on first use and removed with the endpoint.
     pub fn metrics(&self) -> &Arc<EndpointMetrics> {
         self.series.get_or_init(|| {
-            EndpointMetrics::of(
-                &self.metrics,
-                &format!("{}/{}", self.service.namespace, self.service.name),
-                &self.address.to_string(),
-            )
+            let ServicePort { namespace, name, .. } = &self.service;
+            let service = if self.service.is_service() {
+                format!("{namespace}/{name}")
+            } else {
+                name.to_string()
+            };
+            EndpointMetrics::of(&self.metrics, &service, &self.address.to_string())
         })
     }
 }
@@ -169,9 +178,35 @@ impl Backend {
         let authority = format!("{name}:{}", spec.service.port)
             .parse()
             .unwrap_or_else(|_| Authority::from_static("invalid"));
+        let name = (authority, ServerName::try_from(name).ok());
+        Self::named(name, spec, config, tls, attention, metrics)
+    }
+
+    /// A server that is no Service: `name` is what it is called in requests, and whose certificate
+    /// it must show; without that each host must show its own.
+    pub(super) fn of_server(
+        name: (Authority, Option<ServerName<'static>>),
+        hosts: Vec<Host>,
+        spec: BackendSpec,
+        config: Config,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let made = Self::named(name, spec, config, Arc::default(), &Arc::default(), metrics);
+        made.set_targets(&Targets::Hosts(hosts));
+        made
+    }
+
+    fn named(
+        (authority, server_name): (Authority, Option<ServerName<'static>>),
+        spec: BackendSpec,
+        config: Config,
+        tls: Arc<SharedTls>,
+        attention: &Arc<Attention>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         Self {
             authority,
-            server_name: ServerName::try_from(name).ok(),
+            server_name,
             spec,
             config,
             tls,
@@ -218,8 +253,11 @@ impl Backend {
             return;
         }
         let endpoints = match targets {
-            Targets::Addresses(addresses) => self.keep(&current.endpoints, addresses),
-            Targets::Name { .. } => Arc::new([]),
+            Targets::Addresses(addresses) => {
+                let addresses = addresses.iter().map(|address| (*address, None));
+                self.keep(&current.endpoints, addresses)
+            }
+            Targets::Name { .. } | Targets::Hosts(_) => Arc::new([]),
         };
         self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
         *self.lock_resolved() = None;
@@ -231,7 +269,9 @@ impl Backend {
         let destination = self.destination.load_full();
         let endpoints = match &destination.targets {
             Targets::Addresses(_) => Some(Arc::clone(&destination.endpoints)),
-            Targets::Name { .. } => self.last_resolved().map(|(_, endpoints)| endpoints),
+            Targets::Name { .. } | Targets::Hosts(_) => {
+                self.last_resolved().map(|(_, endpoints)| endpoints)
+            }
         };
         let endpoints = endpoints.iter().flat_map(|endpoints| endpoints.iter());
         BackendState {
@@ -247,16 +287,20 @@ impl Backend {
         }
     }
 
-    fn keep(&self, current: &[Arc<Endpoint>], addresses: &[SocketAddr]) -> Endpoints {
-        addresses
-            .iter()
-            .map(|address| {
-                current.iter().find(|endpoint| endpoint.address == *address).map_or_else(
-                    || Arc::new(Endpoint::new(&self.spec.service, *address, &self.metrics)),
-                    Arc::clone,
-                )
-            })
-            .collect()
+    fn keep(
+        &self,
+        current: &[Arc<Endpoint>],
+        located: impl IntoIterator<Item = Located>,
+    ) -> Endpoints {
+        let located = located.into_iter();
+        let kept = located.map(|place| {
+            let same = |known: &&Arc<Endpoint>| (known.address, &known.name) == (place.0, &place.1);
+            match current.iter().find(same) {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Endpoint::new(&self.spec.service, place, &self.metrics)),
+            }
+        });
+        kept.collect()
     }
 
     /// The endpoints now. An external name's answer that is too old is used all the same while the
@@ -265,7 +309,7 @@ impl Backend {
         let destination = self.destination.load_full();
         let found = match &destination.targets {
             Targets::Addresses(_) => Arc::clone(&destination.endpoints),
-            Targets::Name { .. } => match self.last_resolved() {
+            Targets::Name { .. } | Targets::Hosts(_) => match self.last_resolved() {
                 Some((when, endpoints)) => {
                     if when.elapsed() >= self.config.dns_ttl {
                         self.refresh(&destination);
@@ -300,9 +344,10 @@ impl Backend {
 
     /// Asks the DNS, one at a time, and keeps the answer if it is still the one that is wanted.
     async fn resolve(&self, destination: &Arc<Destination>) -> Result<Endpoints, Fault> {
-        let Targets::Name { host, port } = &destination.targets else {
+        let names = destination.targets.names();
+        if names.is_empty() {
             return Err(Hop::NoEndpoints.into());
-        };
+        }
         let asked = Instant::now();
         let _turn = self.resolving.lock().await;
         // Somebody else may have asked in the meantime.
@@ -311,16 +356,22 @@ impl Backend {
         {
             return Ok(endpoints);
         }
-        let unresolved =
-            |text: String| Fault::new(Hop::NameNotResolved, format!("lookup {host}: {text}"));
-        let looking = tokio::net::lookup_host((host.as_str(), *port));
-        let addresses: Vec<_> = match timeout(DNS_TIMEOUT, looking).await {
-            Ok(Ok(addresses)) => addresses.collect(),
-            Ok(Err(error)) => return Err(unresolved(error.to_string())),
-            Err(_) => return Err(unresolved("timed out".to_owned())),
-        };
+        let own_names = matches!(destination.targets, Targets::Hosts(_));
+        let own_names = own_names && self.server_name.is_none();
+        let (mut located, mut fault) = (Vec::new(), None);
+        for (host, port) in names {
+            let name = || ServerName::try_from(host.to_owned()).ok().filter(|_| own_names);
+            match look_up(host, port).await {
+                Ok(found) => located.extend(found.into_iter().map(|address| (address, name()))),
+                Err(error) => fault = Some(error),
+            }
+        }
+        // One name that is not known does not hide the others.
+        if let (true, Some(fault)) = (located.is_empty(), fault) {
+            return Err(fault);
+        }
         let known = self.last_resolved().map(|(_, endpoints)| endpoints);
-        let endpoints = self.keep(known.as_deref().unwrap_or_default(), &addresses);
+        let endpoints = self.keep(known.as_deref().unwrap_or_default(), located);
         if Arc::ptr_eq(&self.destination.load(), destination) {
             *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
         }
@@ -332,7 +383,20 @@ impl Backend {
     }
 
     /// The TLS configuration, made when it is first needed.
-    pub(super) fn tls(&self) -> Result<(Arc<ClientConfig>, ServerName<'static>), Fault> {
+    pub(super) fn tls(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), Fault> {
+        let config = self.tls_config()?;
+        let name = endpoint.name.as_ref().or(self.server_name.as_ref()).cloned();
+        let name = name.ok_or_else(|| {
+            Fault::new(Hop::NameMismatch, "namespace and name make no valid host name")
+        })?;
+        Ok((config, name))
+    }
+
+    /// The TLS configuration, or why none can be made.
+    pub(super) fn tls_config(&self) -> Result<Arc<ClientConfig>, Fault> {
         let config = self.tls.0.get_or_init(|| {
             let trust = if self.spec.insecure_skip_tls_verify {
                 Trust::Anybody
@@ -349,10 +413,7 @@ impl Backend {
                 Fault::new(hop, error.to_string())
             })
         });
-        let name = self.server_name.clone().ok_or_else(|| {
-            Fault::new(Hop::NameMismatch, "namespace and name make no valid host name")
-        })?;
-        Ok((Arc::clone(config.as_ref().map_err(Fault::clone)?), name))
+        config.as_ref().map(Arc::clone).map_err(Fault::clone)
     }
 
     /// Counts a request that has to wait for a connection; refused past the limit.
@@ -362,6 +423,17 @@ impl Backend {
             return Err(Fault::new(Hop::Overloaded, format!("{WAITING_MAX} requests are waiting")));
         }
         Ok(waiting)
+    }
+}
+
+/// What the DNS says of one host.
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
+    let unresolved =
+        |text: String| Fault::new(Hop::NameNotResolved, format!("lookup {host}: {text}"));
+    match timeout(DNS_TIMEOUT, tokio::net::lookup_host((host, port))).await {
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        Ok(Err(error)) => Err(unresolved(error.to_string())),
+        Err(_) => Err(unresolved("timed out".to_owned())),
     }
 }
 
@@ -382,7 +454,7 @@ mod tests {
     fn backend() -> Backend {
         let spec = BackendSpec {
             service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
-            ca_bundle: Vec::new(),
+            ca_bundle: Arc::default(),
             insecure_skip_tls_verify: true,
         };
         let metrics = Arc::new(Metrics::new().unwrap());

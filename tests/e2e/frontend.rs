@@ -168,6 +168,45 @@ async fn an_http2_connection_without_a_request_is_closed() {
     assert_eq!(idle.goaway().await, h2::Reason::NO_ERROR);
 }
 
+/// Anonymous requests one after the other on one connection, whose pings stay unanswered; how many
+/// were answered until it ended.
+async fn anonymous_flood(rig: &Rig, most: u32) -> u32 {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // GET, https, /, and the authority, as HPACK has them.
+    const FIELDS: &[u8] = b"\x82\x87\x84\x41\x09localhost";
+    let (mut reader, mut writer) = tokio::io::split(tls(rig.address, "h2", None).await);
+    writer.write_all(PREFACE).await.unwrap();
+    for answered in 0..most {
+        let stream = (2 * answered + 1).to_be_bytes();
+        let mut frame = vec![0, 0, u8::try_from(FIELDS.len()).unwrap(), 1, 5];
+        frame.extend(stream.iter().chain(FIELDS));
+        if writer.write_all(&frame).await.is_err() {
+            return answered;
+        }
+        loop {
+            let mut head = [0; 9];
+            if reader.read_exact(&mut head).await.is_err() {
+                return answered;
+            }
+            let length =
+                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+            reader.read_exact(&mut vec![0; length]).await.unwrap();
+            if head[3] == 1 && head[5..] == stream {
+                break;
+            }
+        }
+    }
+    most
+}
+
+#[tokio::test]
+async fn an_anonymous_client_that_does_not_heed_goaway_is_cut_off() {
+    let rig = limited(|limits| limits.streams_max = 10).start().await;
+    let answered = within("the end of a flood", anonymous_flood(&rig, 1000)).await;
+    // Those before GOAWAY (one, or a few more by chance), and as many as may be on their way then.
+    assert!((11..20).contains(&answered), "{answered}");
+}
+
 #[tokio::test]
 async fn an_http2_connection_that_is_idle_is_closed() {
     let rig = limited(|limits| limits.idle_timeout = SHORT).start().await;

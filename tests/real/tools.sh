@@ -23,9 +23,11 @@ describe() {
     kubectl) module=k8s.io/kubernetes package=k8s.io/kubernetes/cmd/kubectl ;;
     kube-apiserver) module=k8s.io/kubernetes package=k8s.io/kubernetes/cmd/kube-apiserver ;;
     etcd) module=go.etcd.io/etcd/server/v3 package=go.etcd.io/etcd/server/v3 ;;
+    sample-apiserver) module=k8s.io/sample-apiserver package=k8s.io/sample-apiserver ;;
+    h2spec-tool) module=github.com/summerwind/h2spec package=github.com/summerwind/h2spec/cmd/h2spec ;;
     streams | discovery) module='' package=. ;;
     *)
-      say "unknown tool '$1' (known: kubectl, kube-apiserver, etcd, streams, discovery)"
+      say "unknown tool '$1' (known: kubectl, kube-apiserver, etcd, sample-apiserver, h2spec-tool, streams, discovery)"
       return 2
       ;;
   esac

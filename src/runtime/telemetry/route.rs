@@ -209,6 +209,13 @@ impl RouteMetrics {
         route
     }
 
+    /// The series of requests to a server that no APIService names, by what it is for.
+    pub fn of_server(metrics: &Arc<Metrics>, name: &str) -> Self {
+        let mut route = Self::new(metrics, "", "", "", "aggregator");
+        route.api_service = Some(name.into());
+        route
+    }
+
     /// The series of what portico serves itself.
     pub fn of_own(
         metrics: &Arc<Metrics>,

@@ -5,6 +5,7 @@
 //	streams exec SERVER DIR TRANSPORT …   client-go's remote command clients: see exec.go
 //	streams watch SERVER DIR …            thousands of watches and one event to all: see load.go
 //	streams overload SERVER DIR …         more requests than are let in: see load.go
+//	streams relay DIR ADDRESS PORT-FILE   the admin's connections for those who cannot show a certificate
 //
 // DIR is the folder with the certificates, SERVER is portico's URL. Exit status: 0 when everything was as it should be, 1
 // otherwise, and then the last line on standard error says what was not.
@@ -32,6 +33,7 @@ func main() {
 		"exec":     {4, execCommand},
 		"watch":    {5, watchCommand},
 		"overload": {6, overloadCommand},
+		"relay":    {3, func(a []string) error { return relay(a[0], a[1], a[2]) }},
 	}
 	if len(os.Args) < 2 {
 		fmt.Fprintln(os.Stderr, "streams: which command?")
