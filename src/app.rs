@@ -20,8 +20,8 @@ use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{
-    self, Anonymous, AnonymousRule, Auth, Authenticator, AuthorizationMode, Authorizer,
-    IdentityHeaders, OwnTokens, ServiceAccountKeys, ServiceAccounts, Tokens, Trust,
+    self, Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, IdentityHeaders, Mode,
+    OwnTokens, Reviews, StartedTokens, Tokens, Trust,
 };
 use crate::body::Body;
 use crate::config::Config;
@@ -100,7 +100,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
-    let (auth, token_issuers) = auth(&config.auth, &metrics)?;
+    let (auth, token_keys) = auth(&config.auth, core.as_ref(), &upstream_config, &metrics)?;
     let services = Services {
         auth,
         table,
@@ -145,7 +145,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
-    tasks.push(token_issuers);
+    tasks.extend(token_keys);
     tasks.extend(inquiry.map(|inquiry| {
         tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
     }));
@@ -213,7 +213,13 @@ fn access_log(
 }
 
 /// Who is believed, and what keeps token issuers' keys up to date.
-fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, AbortOnDrop)> {
+fn auth(
+    config: &auth::Config,
+    core: Option<&Core>,
+    upstream: &upstream::Config,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Auth, Vec<AbortOnDrop>)> {
+    let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
     let authority = |file: &Option<std::path::PathBuf>| {
         file.as_deref()
             .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
@@ -228,9 +234,11 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, Abort
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    let (own_tokens, issuers) = own_tokens(config)?;
+    let signed = OwnTokens::start(config, core.map(Core::server), upstream)?;
+    let StartedTokens { own_tokens, anonymous: rule, tasks } = signed;
     let names_nobody = trust.client.is_none() && trust.request_header.is_none();
-    if names_nobody && tokens.is_empty() && own_tokens.is_none() {
+    let reads_tokens = !tokens.is_empty() || own_tokens.is_some() || reviews.tokens.is_some();
+    if names_nobody && !reads_tokens {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -244,7 +252,7 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, Abort
              every client can be anybody"
         );
     }
-    let (anonymous, anonymous_paths) = anonymous(config, issuers.anonymous.as_ref())?;
+    let (anonymous, anonymous_paths) = anonymous(config, rule, &reviews.modes)?;
     let authenticator = Authenticator::new(
         View::fixed(trust),
         config.request_header.clone(),
@@ -254,36 +262,19 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<(Auth, Abort
     )
     .map_err(anyhow::Error::msg)?;
     let auth = Auth {
-        authenticator: authenticator.with_own_tokens(own_tokens),
-        authorizer: Authorizer::new(config.authorization_mode, &config.always_allow_paths),
+        authenticator: authenticator.with_own_tokens(own_tokens).with_reviews(reviews.tokens),
+        authorizer: Authorizer::new(reviews.modes, &config.always_allow_paths, metrics),
         identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
         anonymous_paths,
     };
-    Ok((auth, issuers.task))
-}
-
-/// What verifies signed tokens, if there are any to verify.
-fn own_tokens(config: &auth::Config) -> anyhow::Result<(Option<OwnTokens>, auth::Started)> {
-    let accounts = &config.service_accounts;
-    let issuers = auth::start_issuers(&config.jwt, &accounts.issuers).with_context(|| {
-        if config.jwt.file.is_some() { "--authentication-config" } else { "--oidc" }
-    })?;
-    let service_accounts = if accounts.key_files.is_empty() {
-        None
-    } else {
-        let keys = ServiceAccountKeys::read(accounts).context("--service-account-key-file")?;
-        Some(ServiceAccounts::new(View::fixed(keys), accounts.api_audiences.clone()))
-    };
-    let is_needed =
-        service_accounts.is_some() || config.jwt.file.is_some() || config.jwt.oidc.is_some();
-    let own = is_needed.then(|| OwnTokens::new(service_accounts, issuers.issuers.clone()));
-    Ok((own.transpose().map_err(anyhow::Error::msg)?, issuers))
+    Ok((auth, tasks))
 }
 
 /// What the flag and the file together say of callers without credentials.
 fn anonymous(
     config: &auth::Config,
-    rule: Option<&AnonymousRule>,
+    rule: Option<AnonymousRule>,
+    modes: &[Mode],
 ) -> anyhow::Result<(Anonymous, Option<Vec<String>>)> {
     let Some(rule) = rule else { return Ok((config.anonymous, None)) };
     anyhow::ensure!(
@@ -291,15 +282,18 @@ fn anonymous(
         "--anonymous-auth: cannot be set when the authentication configuration file says who is \
          anonymous"
     );
+    let always_allows = modes.iter().any(|mode| matches!(mode, Mode::AlwaysAllow));
     match rule {
         AnonymousRule::Refused => Ok((Anonymous::Refused, None)),
-        AnonymousRule::OnPaths(paths) => Ok((Anonymous::OnPaths, Some(paths.clone()))),
-        AnonymousRule::Accepted => match config.authorization_mode {
-            AuthorizationMode::AlwaysAllow => anyhow::bail!(
+        AnonymousRule::OnPaths(paths) => Ok((Anonymous::OnPaths, Some(paths))),
+        AnonymousRule::Accepted => {
+            anyhow::ensure!(
+                !always_allows,
                 "--authentication-config: anonymous: enabled together with the authorization mode \
                  AlwaysAllow would let everybody do everything"
-            ),
-        },
+            );
+            Ok((Anonymous::Accepted, None))
+        }
     }
 }
 

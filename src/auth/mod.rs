@@ -1,41 +1,50 @@
 //! Who is calling, and whether they may.
 //!
 //! `authenticate` runs one file per method in upstream's order; `impersonate` says as whom a request
-//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded.
+//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded. What cannot be
+//! decided here is asked of reviewers (`token_review`, `access_review`), whose answers are kept.
 
+mod access_review;
 mod authenticate;
 mod authorize;
 mod caller;
+mod digest;
 mod identity_headers;
 mod impersonate;
 mod jwt;
+mod kept_reviews;
 mod own_tokens;
 mod request_header;
+mod reviewer;
+mod reviews;
 mod service_accounts;
 mod token_file;
+mod token_review;
 mod websocket_protocol;
 mod x509;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::model::request_info::RequestInfo;
-
-pub use authenticate::{Authenticator, ConnectionAuth, Trust};
-pub use authorize::{Authorizer, Deferral, Permit};
+pub use access_review::{AccessReviewRules, AccessReviews};
+pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
+pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
 pub use jwt::{
     Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,
-    Started, start as start_issuers,
 };
-pub use own_tokens::{OwnTokens, OwnVerdict};
-pub use service_accounts::{
-    ServiceAccountConfig, ServiceAccountKeys, ServiceAccountKeysError, ServiceAccountLookup,
-    ServiceAccounts,
-};
+pub use own_tokens::{OwnTokens, OwnTokensError, OwnVerdict, StartedTokens};
+pub use reviewer::Reviewer;
+pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
+pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
 pub use token_file::{TokenFileError, Tokens};
+pub use token_review::{TokenReviewRules, TokenReviews};
 pub use websocket_protocol::{names_token, without_tokens};
+
+use crate::model::request_info::RequestInfo;
+use crate::upstream::Pool;
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).
@@ -80,12 +89,25 @@ pub enum Anonymous {
     OnPaths,
 }
 
-/// How requests are authorized (`--authorization-mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// One way to authorize requests (`--authorization-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorizationMode {
     /// Every authenticated caller may do everything.
-    #[default]
     AlwaysAllow,
+    /// Nobody may do anything, but for what others allow.
+    AlwaysDeny,
+    /// A SubjectAccessReview decides.
+    Webhook,
+}
+
+/// On whose connections a request's questions go out, and until when it waits for the answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The calling thread's connections.
+    pub pool: &'a Arc<Pool>,
+    /// When the request's own time is over; none for long-running ones, which wait for as long as a
+    /// question may take.
+    pub deadline: Option<Instant>,
 }
 
 /// Who is believed and who may do what.
@@ -105,8 +127,11 @@ pub struct Config {
     pub service_accounts: ServiceAccountConfig,
     /// Callers without credentials.
     pub anonymous: Anonymous,
-    /// The authorizer.
-    pub authorization_mode: AuthorizationMode,
+    /// The authorizers; the first that allows or denies counts. When there are none, the API server
+    /// decides beside which portico runs; without one everything is allowed.
+    pub authorization_modes: Vec<AuthorizationMode>,
+    /// Who is asked about tokens and what callers may do.
+    pub reviews: ReviewConfig,
     /// Paths that everybody may read (`--authorization-always-allow-paths`).
     pub always_allow_paths: Vec<String>,
 }
@@ -121,7 +146,8 @@ impl Default for Config {
             jwt: JwtConfig::default(),
             service_accounts: ServiceAccountConfig::default(),
             anonymous: Anonymous::default(),
-            authorization_mode: AuthorizationMode::default(),
+            authorization_modes: Vec::new(),
+            reviews: ReviewConfig::default(),
             always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
         }
     }
@@ -141,10 +167,11 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// True for paths that callers without credentials may ask for.
-    pub fn is_open(&self, info: &RequestInfo<'_>) -> bool {
+    /// True for paths that callers without credentials may ask for. What goes `to_core` is
+    /// kube-apiserver's to decide, for them too, unless a configuration file names the paths.
+    pub fn is_open(&self, info: &RequestInfo<'_>, to_core: bool) -> bool {
         match &self.anonymous_paths {
-            None => self.authorizer.always_allows(info),
+            None => to_core || self.authorizer.always_allows(info),
             Some(paths) => paths.iter().any(|path| path == info.path),
         }
     }

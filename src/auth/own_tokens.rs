@@ -5,16 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::hmac::{self, HMAC_SHA256};
-use aws_lc_rs::rand::SystemRandom;
 use foldhash::quality::RandomState;
 use moka::sync::Cache;
 
 use super::caller::Caller;
-use super::jwt::{self, Awaited, Checked, Issuers};
-use super::service_accounts::ServiceAccounts;
+use super::digest::Secret;
+use super::jwt::{self, AnonymousRule, Awaited, Checked, Issuers, JwtError};
+use super::kept_reviews::Key;
+use super::service_accounts::{ServiceAccountKeysError, ServiceAccounts};
+use super::{Config, ServiceAccountLookup};
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
+use crate::runtime::tasks::AbortOnDrop;
+use crate::upstream::{self, ApiServer, Pool};
 
 /// How long a token counts without being looked at again (`TokenSuccessCacheTTL` upstream).
 const VERIFIED_TTL: Duration = Duration::from_secs(10);
@@ -25,12 +28,9 @@ const VERIFIED_MAX: u64 = 16_384;
 pub struct OwnTokens {
     service_accounts: Option<ServiceAccounts>,
     issuers: View<Issuers>,
-    verified: Cache<Digest, Verified, RandomState>,
-    /// Made at start: nobody outside can tell from a digest whose token it is.
-    secret: hmac::Key,
+    verified: Cache<Key, Verified, RandomState>,
+    secret: Secret,
 }
-
-type Digest = [u8; 32];
 
 /// A token that counts.
 #[derive(Clone)]
@@ -40,6 +40,34 @@ struct Verified {
     end: f64,
     /// Of the issuers by whose rules it counts.
     generation: u64,
+}
+
+/// What verifies tokens, with what it needs.
+#[derive(Debug)]
+pub struct StartedTokens {
+    /// What verifies tokens, if there are any to verify.
+    pub own_tokens: Option<OwnTokens>,
+    /// What the file of `--authentication-config` says of anonymous callers.
+    pub anonymous: Option<AnonymousRule>,
+    /// What keeps keys and rules up to date, for as long as they are kept.
+    pub tasks: Vec<AbortOnDrop>,
+}
+
+/// Why tokens cannot be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnTokensError {
+    /// The configuration file is no use.
+    #[error("--authentication-config: {0}")]
+    File(JwtError),
+    /// The `--oidc-*` flags are no use.
+    #[error("{0}")]
+    Flags(JwtError),
+    /// The keys of service accounts are no use.
+    #[error("--service-account-key-file: {0}")]
+    ServiceAccountKeys(#[from] ServiceAccountKeysError),
+    /// The system does not give what is needed.
+    #[error("{0}")]
+    System(String),
 }
 
 /// What a token is worth.
@@ -67,18 +95,46 @@ impl fmt::Debug for OwnTokens {
 }
 
 impl OwnTokens {
-    /// Asked in this order.
-    pub fn new(
+    /// What verifies the tokens that `config` names, if there are any; `core` is the API server beside
+    /// which portico runs. Must be called on the runtime that is to fetch keys.
+    pub fn start(
+        config: &Config,
+        core: Option<&Arc<ApiServer>>,
+        upstream: &upstream::Config,
+    ) -> Result<StartedTokens, OwnTokensError> {
+        let flag = |error| match &config.jwt.file {
+            Some(_) => OwnTokensError::File(error),
+            None => OwnTokensError::Flags(error),
+        };
+        let accounts = &config.service_accounts;
+        let started = jwt::start(&config.jwt, &accounts.issuers).map_err(flag)?;
+        let mut tasks = vec![started.task];
+        let service_accounts = match (core, accounts.lookup, accounts.key_files.as_slice()) {
+            (Some(_), ServiceAccountLookup::Review, _) | (None, _, []) => None,
+            (Some(core), ServiceAccountLookup::Local, []) => {
+                let pool = Pool::new(upstream.clone());
+                let (made, task) = ServiceAccounts::of_cluster(accounts, Arc::clone(core), pool);
+                tasks.push(task);
+                Some(made)
+            }
+            (Some(_) | None, _, _) => Some(ServiceAccounts::of_files(accounts)?),
+        };
+        let is_needed =
+            service_accounts.is_some() || config.jwt.file.is_some() || config.jwt.oidc.is_some();
+        let own_tokens = is_needed.then(|| Self::new(service_accounts, started.issuers));
+        let own_tokens = own_tokens.transpose().map_err(OwnTokensError::System)?;
+        Ok(StartedTokens { own_tokens, anonymous: started.anonymous, tasks })
+    }
+
+    fn new(
         service_accounts: Option<ServiceAccounts>,
         issuers: View<Issuers>,
     ) -> Result<Self, String> {
-        let secret = hmac::Key::generate(HMAC_SHA256, &SystemRandom::new());
         let verified = Cache::builder()
             .max_capacity(VERIFIED_MAX)
             .time_to_live(VERIFIED_TTL)
             .build_with_hasher(RandomState::default());
-        let secret = secret.ok().ok_or("the system gives no random bytes")?;
-        Ok(Self { service_accounts, issuers, verified, secret })
+        Ok(Self { service_accounts, issuers, verified, secret: Secret::new()? })
     }
 
     /// Whose token it is.
@@ -93,7 +149,7 @@ impl OwnTokens {
             return OwnVerdict::NotMine;
         };
         let issuers = self.issuers.load();
-        let digest = self.digest(token);
+        let digest = self.secret.digest(token.as_bytes());
         if let Some(known) = self.verified.get(&digest)
             && known.end >= now
             && known.generation == issuers.generation
@@ -129,12 +185,6 @@ impl OwnTokens {
             Checked::Refused(error) => Err(OwnVerdict::Refused(error)),
             Checked::KeyUnknown(awaited, error) => Err(OwnVerdict::KeyUnknown(awaited, error)),
         }
-    }
-
-    fn digest(&self, token: &str) -> Digest {
-        let mut digest = Digest::default();
-        digest.copy_from_slice(hmac::sign(&self.secret, token.as_bytes()).as_ref());
-        digest
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, ValueHint};
 
-use super::{Fault, list};
+use super::Fault;
 use crate::auth::{Algorithm, JwtConfig, OidcFlags, ServiceAccountConfig, ServiceAccountLookup};
 
 const AUTHENTICATION: &str = "Authentication flags";
@@ -49,23 +49,21 @@ pub struct TokenFlags {
     pub oidc_ca_file: Option<PathBuf>,
 
     /// PEM file with RSA or ECDSA keys (public, private or certificates) that verify service
-    /// accounts' tokens. A file may hold several; given several times for several files.
+    /// accounts' tokens. A file may hold several; given several times for several files. In front mode
+    /// with --service-account-lookup=local only.
     #[arg(long, action = ArgAction::Append, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub service_account_key_file: Vec<PathBuf>,
     /// Who issues service accounts' tokens. Given several times, all are accepted.
     #[arg(long, action = ArgAction::Append, value_name = "ISSUER", help_heading = AUTHENTICATION)]
     pub service_account_issuer: Vec<String>,
-    /// Who finds out, in front of a cluster, whether a service account's token counts: review has
-    /// kube-apiserver asked by a TokenReview; local has it verified here by the keys, which costs
-    /// nothing but misses accounts, pods and secrets that have been deleted: their tokens count until
-    /// they expire, and those from secrets for ever. As with kube-apiserver, true is review, false
-    /// is local. Without a cluster, tokens are verified by --service-account-key-file.
+    /// Who finds out, in front mode, whether a service account's token counts: review has
+    /// kube-apiserver asked by a TokenReview; local has it verified here, by the keys of the files or
+    /// else those that the cluster publishes, which costs no request but misses accounts, pods and
+    /// secrets that have been deleted: their tokens count until they expire, and those from secrets for
+    /// ever. As with kube-apiserver, true is review, false is local. Without a cluster tokens are
+    /// verified by the files.
     #[arg(long, default_value = "review", num_args = 0..=1, default_missing_value = "review", require_equals = true, value_parser = lookup, value_name = "review|local", help_heading = AUTHENTICATION)]
     pub service_account_lookup: ServiceAccountLookup,
-    /// Names of this API: service accounts' tokens must be for one of them. The service account
-    /// issuers when not given.
-    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "AUDIENCES", help_heading = AUTHENTICATION)]
-    pub api_audiences: Vec<String>,
 }
 
 /// A claim with the value it must have.
@@ -138,18 +136,38 @@ impl TokenFlags {
     }
 
     /// What the flags of service accounts mean.
-    pub(super) fn service_accounts(&self, faults: &mut Vec<Fault>) -> ServiceAccountConfig {
-        if !self.service_account_key_file.is_empty() && self.service_account_issuer.is_empty() {
-            faults.push(Fault {
-                setting: "service-account-key-file",
-                other: Some("service-account-issuer"),
-                text: "needs service-account-issuer beside it".to_owned(),
-            });
+    pub(super) fn service_accounts(
+        &self,
+        (in_front, api_audiences): (bool, Vec<String>),
+        faults: &mut Vec<Fault>,
+    ) -> ServiceAccountConfig {
+        let (keys, lookup) = ("service-account-key-file", "service-account-lookup");
+        let issuer = "service-account-issuer";
+        let mut fault = |setting, other, text: &str| {
+            faults.push(Fault { setting, other: Some(other), text: text.to_owned() });
+        };
+        let has_keys = !self.service_account_key_file.is_empty();
+        let has_issuer = !self.service_account_issuer.is_empty();
+        match self.service_account_lookup {
+            ServiceAccountLookup::Local if !in_front && !has_keys => {
+                fault(lookup, keys, "local needs service-account-key-file or kubeconfig beside it");
+            }
+            ServiceAccountLookup::Local if !has_issuer => {
+                fault(lookup, issuer, "local needs service-account-issuer beside it");
+            }
+            ServiceAccountLookup::Review if in_front && has_keys => {
+                let text = "is for service-account-lookup=local: kube-apiserver is asked otherwise";
+                fault(keys, lookup, text);
+            }
+            _ if has_keys && !has_issuer => {
+                fault(keys, issuer, "needs service-account-issuer beside it");
+            }
+            _ => {}
         }
         ServiceAccountConfig {
             key_files: self.service_account_key_file.clone(),
             issuers: self.service_account_issuer.clone(),
-            api_audiences: list(&self.api_audiences),
+            api_audiences,
             lookup: self.service_account_lookup,
         }
     }
@@ -198,11 +216,14 @@ mod tests {
 
     #[track_caller]
     fn check_fault(line: &[&str], expected: &str) {
+        assert_eq!(faults(line, false), [expected]);
+    }
+
+    fn faults(line: &[&str], in_front: bool) -> Vec<String> {
         let (flags, mut faults) = (parse(line).unwrap(), Vec::new());
         flags.jwt(&mut faults);
-        flags.service_accounts(&mut faults);
-        let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, [expected]);
+        flags.service_accounts((in_front, Vec::new()), &mut faults);
+        faults.iter().map(ToString::to_string).collect()
     }
 
     const ISSUER: [&str; 2] = ["--oidc-issuer-url=https://i", "--oidc-client-id=me"];
@@ -250,6 +271,29 @@ mod tests {
             &["--service-account-key-file=x"],
             "--service-account-key-file: needs service-account-issuer beside it",
         );
+    }
+
+    #[test]
+    fn service_accounts_flags_go_together() {
+        let (local, issuer, key) = (
+            "--service-account-lookup=local",
+            "--service-account-issuer=https://i",
+            "--service-account-key-file=x",
+        );
+        check_fault(
+            &[local, issuer],
+            "--service-account-lookup: local needs service-account-key-file or kubeconfig beside it",
+        );
+        check_fault(
+            &[local, key],
+            "--service-account-lookup: local needs service-account-issuer beside it",
+        );
+        assert!(faults(&[key, issuer], false).is_empty());
+        assert!(faults(&[local, issuer], true).is_empty());
+        assert!(faults(&[local, issuer, key], true).is_empty());
+        let unused = "--service-account-key-file: is for service-account-lookup=local: \
+                      kube-apiserver is asked otherwise";
+        assert_eq!(faults(&[issuer, key], true), [unused]);
     }
 
     #[test]

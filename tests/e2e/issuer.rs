@@ -92,7 +92,8 @@ impl Issuer {
             async move {
                 let address = stream.get_ref().0.local_addr().unwrap();
                 let url = format!("https://localhost:{}", address.port());
-                let service = service_fn(move |request| answer(request, url.clone(), Arc::clone(&state)));
+                let service =
+                    service_fn(move |request| answer(request, url.clone(), Arc::clone(&state)));
                 let serving = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
                 // How portico leaves is not what tests are about.

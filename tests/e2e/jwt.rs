@@ -62,7 +62,12 @@ async fn until_accepted(rig: &Rig, token: &str) {
 }
 
 async fn user(rig: &Rig, token: &str) -> String {
-    ask(rig, Protocol::Http1, token).await.1.first().map(|(_, name)| name.clone()).unwrap_or_default()
+    ask(rig, Protocol::Http1, token)
+        .await
+        .1
+        .first()
+        .map(|(_, name)| name.clone())
+        .unwrap_or_default()
 }
 
 fn with(mut claims: Value, name: &str, value: impl Into<Value>) -> Value {
@@ -149,9 +154,8 @@ async fn rotated_keys_are_fetched_and_old_ones_kept_while_the_issuer_is_down() {
     let (old, new) = (SigningKey::new("k1"), SigningKey::new("k2"));
     let issuer = Issuer::start(&[&old]);
     let pair = Pair::start_with(setup(&issuer)).await;
-    let token = |key: &SigningKey, subject: &str| {
-        key.token(&with(issuer.claims(subject), "uid", "u"))
-    };
+    let token =
+        |key: &SigningKey, subject: &str| key.token(&with(issuer.claims(subject), "uid", "u"));
     until_accepted(&pair.rig, &token(&old, "first")).await;
     assert_eq!(status(&pair.rig, &token(&new, "early")).await, 401);
     issuer.set_down(true);

@@ -2,7 +2,7 @@
 //! (`plugin/pkg/authenticator/token/oidc` upstream).
 //!
 //! ```text
-//! file or flags -> configuration -> validation -> Rules      location -> issuer_keys (fetched in the background)
+//! file or flags -> configuration -> validation -> Rules      location -> fetched_keys (in the background)
 //!                                        └──────────┬────────────────────────┘
 //! token -> compact -> Issuer::check -> keys have signed -> mapping -> User
 //! ```
@@ -10,8 +10,9 @@
 mod compact;
 mod configuration;
 mod expression;
-mod issuer_keys;
+mod fetched_keys;
 mod keys;
+mod location;
 mod mapping;
 mod reload;
 #[cfg(test)]
@@ -22,20 +23,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use compact::Algorithm;
-pub use issuer_keys::Awaited;
+pub use fetched_keys::Awaited;
 pub use keys::{KeySet, KeysError};
-pub use reload::{JwtError, Started, start};
+pub use reload::JwtError;
 pub use validation::AnonymousRule;
 
 pub(super) use compact::{Claims, LEEWAY_SECONDS, Unverified, audiences, issuer, time};
+pub(super) use fetched_keys::{FetchedKeys, RETRY_INTERVAL};
+pub(super) use reload::start;
 
-use issuer_keys::IssuerKeys;
 use validation::Rules;
 
 use crate::model::user::User;
 
 /// How early a token may be used, in seconds (go-oidc).
 const NOT_BEFORE_LEEWAY_SECONDS: f64 = 300.0;
+const NOT_SIGNED: &str = "oidc: verify token: failed to verify signature: failed to verify id token \
+                          signature";
 /// What Google's tokens used to name as issuer, and what it is since.
 const GOOGLE: (&str, &str) = ("accounts.google.com", "https://accounts.google.com");
 
@@ -52,7 +56,7 @@ pub struct JwtConfig {
 
 impl Default for JwtConfig {
     fn default() -> Self {
-        Self { file: None, oidc: None, retry_interval: issuer_keys::RETRY_INTERVAL }
+        Self { file: None, oidc: None, retry_interval: RETRY_INTERVAL }
     }
 }
 
@@ -90,7 +94,7 @@ pub struct Issuers {
 #[derive(Debug)]
 struct Issuer {
     rules: Rules,
-    keys: Arc<IssuerKeys>,
+    keys: Arc<FetchedKeys>,
 }
 
 /// What a token is worth.
@@ -132,16 +136,12 @@ impl Issuer {
             Err(error) => return Checked::Refused(format!("oidc: verify token: {error}")),
         };
         if !keys.have_signed(&token, algorithm) {
-            let error =
-                "oidc: verify token: failed to verify signature: failed to verify id token \
-                         signature"
-                    .to_owned();
+            let error = NOT_SIGNED.to_owned();
             // A key that is known and has not signed it will not have done so later either.
             let may_be_new = token.kid.is_empty() || !keys.knows(&token.kid);
-            return match may_be_new
-                .then(|| IssuerKeys::anew(&self.keys, Duration::from_secs_f64(now.max(0.0))))
-                .flatten()
-            {
+            let now = Duration::from_secs_f64(now.max(0.0));
+            let awaited = may_be_new.then(|| FetchedKeys::anew(&self.keys, &keys, now)).flatten();
+            return match awaited {
                 Some(awaited) => Checked::KeyUnknown(awaited, error),
                 None => Checked::Refused(error),
             };

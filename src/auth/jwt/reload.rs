@@ -10,7 +10,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::issuer_keys::{IssuerKeys, Location};
+use super::fetched_keys::FetchedKeys;
+use super::location::Location;
 use super::validation::{self, AnonymousRule, Rules};
 use super::{Issuer, Issuers, JwtConfig};
 use crate::runtime::snapshot::{Publisher, View};
@@ -53,7 +54,7 @@ pub enum JwtError {
 
 /// Issuers that are being looked after.
 #[derive(Debug)]
-pub struct Started {
+pub(in crate::auth) struct Started {
     /// The issuers.
     pub issuers: View<Issuers>,
     /// What the file says of anonymous callers: none when it says nothing, an empty list for
@@ -65,12 +66,12 @@ pub struct Started {
 
 /// Reads the configuration, and starts fetching keys on the calling runtime. `disallowed` are issuers
 /// that others verify.
-pub fn start(config: &JwtConfig, disallowed: &[String]) -> Result<Started, JwtError> {
-    let mut fetchers = Fetchers {
-        generation: 0,
-        retry_interval: config.retry_interval,
-        running: HashMap::new(),
-    };
+pub(in crate::auth) fn start(
+    config: &JwtConfig,
+    disallowed: &[String],
+) -> Result<Started, JwtError> {
+    let mut fetchers =
+        Fetchers { generation: 0, retry_interval: config.retry_interval, running: HashMap::new() };
     if let Some(path) = &config.file {
         let text = read(path).map_err(|error| JwtError::Read { path: path.clone(), error })?;
         let read = validation::read(&text, disallowed)
@@ -124,7 +125,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 struct Fetchers {
     generation: u64,
     retry_interval: Duration,
-    running: HashMap<Location, (Arc<IssuerKeys>, AbortOnDrop)>,
+    running: HashMap<Location, (Arc<FetchedKeys>, AbortOnDrop)>,
 }
 
 impl Fetchers {
@@ -135,8 +136,10 @@ impl Fetchers {
         let mut all = Vec::with_capacity(rules.len());
         for rules in rules {
             let fetcher = before.remove(&rules.location).unwrap_or_else(|| {
-                let keys = IssuerKeys::new(rules.location.clone(), self.retry_interval);
-                let task = spawn_owned("issuer-keys", Arc::clone(&keys).run());
+                let location = rules.location.clone();
+                let keys = FetchedKeys::new(&location.issuer, self.retry_interval);
+                let fetching = Arc::clone(&keys).run(async move || location.fetch().await);
+                let task = spawn_owned("issuer-keys", fetching);
                 (keys, task)
             });
             let keys = Arc::clone(&fetcher.0);

@@ -1,3 +1,6 @@
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::signing::{Signer, jwks};
@@ -27,9 +30,9 @@ fn flags(algorithms: &[Algorithm]) -> OidcFlags {
 
 fn issuers(flags: &OidcFlags, keys: Option<&Signer>) -> Issuers {
     let rules = validation::of_flags(flags, String::new(), &[]).unwrap();
-    let known = IssuerKeys::new(rules.location.clone(), issuer_keys::RETRY_INTERVAL);
+    let known = FetchedKeys::new(&rules.location.issuer, RETRY_INTERVAL);
     if let Some(signer) = keys {
-        known.put(KeySet::from_jwks(&jwks(&[signer])).unwrap());
+        known.end(Some(KeySet::from_jwks(&jwks(&[signer])).unwrap()));
     }
     Issuers { generation: 1, all: vec![Issuer { rules, keys: known }] }
 }
@@ -144,12 +147,52 @@ fn an_unknown_key_has_keys_fetched_anew_and_a_wrong_signature_does_not() {
     let stranger = Signer::new(Algorithm::Es256, "k2");
     let token = stranger.token(&claims());
     let keys = &fixture.issuers.all[0].keys;
-    keys.begin(Duration::from_secs_f64(NOW - 9.0));
+    let tried = |seconds_ago: f64| {
+        keys.begin(Duration::from_secs_f64(NOW - seconds_ago));
+        keys.end(None);
+    };
+    tried(9.0);
     fixture.refused(&token, "failed to verify id token signature");
-    keys.begin(Duration::from_secs_f64(NOW - 10.0));
+    tried(10.0);
     assert!(matches!(fixture.check(&token), Checked::KeyUnknown(..)));
+    // What is being fetched for another one is waited for, too.
+    keys.begin(Duration::from_secs_f64(NOW));
+    assert!(matches!(fixture.check(&token), Checked::KeyUnknown(..)));
+    keys.end(None);
     let forged = Signer::new(Algorithm::Es256, "k").token(&claims());
     fixture.refused(&forged, "failed to verify id token signature");
     let expired = stranger.token(&with("exp", NOW - 1.0));
     fixture.refused(&expired, "token is expired");
+}
+
+#[tokio::test]
+async fn a_token_waits_for_keys_until_they_are_there_or_its_requests_time_is_over() {
+    let fixture = fixture();
+    let keys = &fixture.issuers.all[0].keys;
+    let token = Signer::new(Algorithm::Es256, "k2").token(&claims());
+    let awaited = || match fixture.check(&token) {
+        Checked::KeyUnknown(awaited, _) => awaited,
+        other => panic!("{other:?}"),
+    };
+    keys.begin(Duration::from_secs_f64(NOW));
+    assert!(awaited().fetched(None).now_or_never().is_none());
+    awaited().fetched(Some(Instant::now())).await;
+    let waiting = [awaited(), awaited()];
+    keys.end(None);
+    for awaited in waiting {
+        assert!(awaited.fetched(None).now_or_never().is_some());
+    }
+}
+
+#[test]
+fn keys_that_came_while_a_token_was_looked_at_are_not_missed() {
+    let fixture = fixture();
+    let keys = &fixture.issuers.all[0].keys;
+    let seen = keys.current().unwrap();
+    let now = Duration::from_secs_f64(NOW);
+    keys.begin(now);
+    keys.end(Some(KeySet::from_jwks(&jwks(&[&fixture.signer])).unwrap()));
+    let awaited = FetchedKeys::anew(keys, &seen, now).unwrap();
+    assert!(awaited.fetched(None).now_or_never().is_some());
+    assert!(FetchedKeys::anew(keys, &keys.current().unwrap(), now).is_none());
 }

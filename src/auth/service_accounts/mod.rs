@@ -1,17 +1,23 @@
 //! Tokens of service accounts, verified by the keys of who issues them (`pkg/serviceaccount` upstream).
 //!
 //! Nobody is asked here whether the account, or the pod or secret that a token is bound to, still
-//! exists: that is what a TokenReview is for.
+//! exists: that is what a TokenReview is for. What is refused here may be asked about all the same.
+
+mod cluster_keys;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::jwt::{
-    Algorithm, Claims, KeySet, KeysError, LEEWAY_SECONDS, Unverified, audiences, time,
+    Algorithm, Claims, FetchedKeys, KeySet, KeysError, LEEWAY_SECONDS, RETRY_INTERVAL, Unverified,
+    audiences, time,
 };
 use crate::model::user::{EXTRA_CREDENTIAL_ID, GROUP_SERVICE_ACCOUNTS, User};
-use crate::runtime::snapshot::View;
+use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
+use crate::upstream::{ApiServer, Pool};
 
 /// The issuer of tokens that live in secrets.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
@@ -71,56 +77,88 @@ pub enum ServiceAccountKeysError {
     Keys(#[from] KeysError),
 }
 
-/// Who issues tokens and by which keys; replaced as a whole when the keys change.
-#[derive(Clone, Debug, Default)]
-pub struct ServiceAccountKeys {
-    /// The issuers, the first of which issues new ones.
-    pub issuers: Vec<String>,
-    /// Their keys.
-    pub keys: KeySet,
-}
-
-impl ServiceAccountKeys {
-    /// Reads every key file.
-    pub fn read(config: &ServiceAccountConfig) -> Result<Self, ServiceAccountKeysError> {
-        let mut keys = KeySet::default();
-        for path in &config.key_files {
-            let pem = std::fs::read(path)
-                .map_err(|error| ServiceAccountKeysError::Read { path: path.clone(), error })?;
-            keys.append(KeySet::from_pem(&path.display().to_string(), &pem)?);
-        }
-        Ok(Self { issuers: config.issuers.clone(), keys })
-    }
-}
-
 /// Verifies service accounts' tokens.
 #[derive(Debug)]
-pub struct ServiceAccounts {
-    keys: View<ServiceAccountKeys>,
-    /// Empty for the issuers.
-    api_audiences: Vec<String>,
+pub(super) struct ServiceAccounts {
+    /// The first issues new ones.
+    issuers: Vec<String>,
+    /// For whom tokens must be.
+    audiences: Vec<String>,
+    keys: Keys,
+}
+
+/// Where the keys are from.
+#[derive(Debug)]
+enum Keys {
+    Files(Arc<KeySet>),
+    Cluster(Arc<FetchedKeys>),
 }
 
 /// What a token is worth, if it is a service account's: a user and the token's end in Unix seconds.
 pub(super) type Checked = Option<Result<(User, f64), String>>;
 
 impl ServiceAccounts {
-    /// By keys that may change, such as those that a cluster publishes.
-    pub fn new(keys: View<ServiceAccountKeys>, api_audiences: Vec<String>) -> Self {
-        Self { keys, api_audiences }
+    /// By the keys of the files.
+    pub(super) fn of_files(config: &ServiceAccountConfig) -> Result<Self, ServiceAccountKeysError> {
+        let mut keys = KeySet::default();
+        for path in &config.key_files {
+            let pem = std::fs::read(path)
+                .map_err(|error| ServiceAccountKeysError::Read { path: path.clone(), error })?;
+            keys.append(KeySet::from_pem(&path.display().to_string(), &pem)?);
+        }
+        Ok(Self::new(config, Keys::Files(Arc::new(keys))))
+    }
+
+    /// By the keys that the cluster publishes; they are fetched over `pool`, which must be of the
+    /// calling thread, for as long as the task lives.
+    pub(super) fn of_cluster(
+        config: &ServiceAccountConfig,
+        server: Arc<ApiServer>,
+        pool: Arc<Pool>,
+    ) -> (Self, AbortOnDrop) {
+        let keys = FetchedKeys::new(cluster_keys::PATH, RETRY_INTERVAL);
+        let fetching =
+            Arc::clone(&keys).run(async move || cluster_keys::fetch(&server, &pool).await);
+        let task = spawn_owned("cluster-keys", fetching);
+        (Self::new(config, Keys::Cluster(keys)), task)
+    }
+
+    fn new(config: &ServiceAccountConfig, keys: Keys) -> Self {
+        let issuers = config.issuers.clone();
+        let audiences = match config.api_audiences.as_slice() {
+            [] => issuers.clone(),
+            audiences => audiences.to_vec(),
+        };
+        Self { issuers, audiences, keys }
     }
 
     /// Whose token it is, at the Unix second `now`; `issuer` is who the token says has issued it.
     pub(super) fn check(&self, token: &str, issuer: &str, now: f64) -> Checked {
-        let known = self.keys.load();
         let is_legacy = issuer == LEGACY_ISSUER;
-        if !is_legacy && !known.issuers.iter().any(|own| own == issuer) {
+        if !is_legacy && !self.issuers.iter().any(|own| own == issuer) {
             return None;
         }
         // As upstream: what cannot be parsed is somebody else's.
         let token = Unverified::parse(token).ok()?;
-        let own = if self.api_audiences.is_empty() { &known.issuers } else { &self.api_audiences };
-        Some(check(&token, &known.keys, own, is_legacy, now))
+        let Some(keys) = self.keys(&token.kid, now) else {
+            return Some(Err("the cluster's keys have not been fetched yet".to_owned()));
+        };
+        Some(check(&token, &keys, &self.audiences, is_legacy, now))
+    }
+
+    /// The keys; those of a cluster are fetched anew when `kid` is not among them. Nobody waits for
+    /// that: kube-apiserver is asked in the meantime.
+    fn keys(&self, kid: &str, now: f64) -> Option<Arc<KeySet>> {
+        match &self.keys {
+            Keys::Files(keys) => Some(Arc::clone(keys)),
+            Keys::Cluster(fetched) => {
+                let keys = fetched.current()?;
+                if !keys.knows(kid) {
+                    drop(FetchedKeys::anew(fetched, &keys, Duration::from_secs_f64(now.max(0.0))));
+                }
+                Some(keys)
+            }
+        }
     }
 }
 

@@ -14,10 +14,16 @@ struct Fixture {
 fn fixture(algorithm: Algorithm, api_audiences: &[&str]) -> Fixture {
     let signer = Signer::new(algorithm, "k");
     let keys = KeySet::from_jwks(&jwks(&[&signer])).unwrap();
-    let issuers = vec!["https://new".to_owned(), ISSUER.to_owned()];
-    let keys = View::fixed(ServiceAccountKeys { issuers, keys });
-    let audiences = api_audiences.iter().map(|&one| one.to_owned()).collect();
-    Fixture { signer, accounts: ServiceAccounts::new(keys, audiences) }
+    let accounts = ServiceAccounts::new(&config(api_audiences), Keys::Files(Arc::new(keys)));
+    Fixture { signer, accounts }
+}
+
+fn config(api_audiences: &[&str]) -> ServiceAccountConfig {
+    ServiceAccountConfig {
+        issuers: vec!["https://new".to_owned(), ISSUER.to_owned()],
+        api_audiences: api_audiences.iter().map(|&one| one.to_owned()).collect(),
+        ..ServiceAccountConfig::default()
+    }
 }
 
 fn claims() -> Value {
@@ -169,19 +175,17 @@ fn tokens_from_secrets_count_without_an_end() {
 }
 
 #[test]
-fn published_keys_take_effect_at_once() {
-    use crate::runtime::snapshot::Publisher;
+fn a_clusters_keys_count_once_they_are_there_and_an_unknown_one_has_them_fetched_anew() {
     let (old, new) = (Signer::new(Algorithm::Es256, "1"), Signer::new(Algorithm::Es256, "2"));
-    let published = |signer: &Signer| ServiceAccountKeys {
-        issuers: vec![ISSUER.to_owned()],
-        keys: KeySet::from_jwks(&jwks(&[signer])).unwrap(),
-    };
-    let (publisher, view) = Publisher::new(ServiceAccountKeys::default());
-    let accounts = ServiceAccounts::new(view, Vec::new());
-    let check = |signer: &Signer| accounts.check(&signer.token(&claims()), ISSUER, NOW);
-    assert!(check(&old).is_none());
-    publisher.publish(published(&old));
-    assert!(check(&old).unwrap().is_ok());
-    publisher.publish(published(&new));
-    assert!(check(&old).unwrap().is_err() && check(&new).unwrap().is_ok());
+    let published = |signer: &Signer| Some(KeySet::from_jwks(&jwks(&[signer])).unwrap());
+    let keys = FetchedKeys::new("cluster", RETRY_INTERVAL);
+    let accounts = ServiceAccounts::new(&config(&[]), Keys::Cluster(Arc::clone(&keys)));
+    let check = |signer: &Signer| accounts.check(&signer.token(&claims()), ISSUER, NOW).unwrap();
+    assert!(check(&old).unwrap_err().contains("not been fetched yet"));
+    keys.end(published(&old));
+    assert!(check(&old).is_ok() && !keys.are_wanted());
+    assert_eq!(check(&new).unwrap_err(), "invalid signature, no keys found");
+    assert!(keys.are_wanted());
+    keys.end(published(&new));
+    assert!(check(&old).is_err() && check(&new).is_ok());
 }

@@ -233,10 +233,10 @@ impl Connection {
         }
         let way = core.way(caller.is_anonymous)?;
         if matches!(way, Way::Impersonate(_))
-            && let Some(other) = authorizer.impersonate(&caller, info, &parts.headers)?
+            && let Some(other) = authorizer.impersonate(&caller, info, parts, self.asker(asked))?
         {
-            outcome.set_caller(&other);
-            caller = other;
+            caller = other.await?;
+            outcome.set_caller(&caller);
         }
         let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
         outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;

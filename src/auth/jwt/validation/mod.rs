@@ -11,7 +11,7 @@ use super::configuration::{
     JwtAuthenticator, PrefixedClaimOrExpression, UserValidationRule,
 };
 use super::expression::Expression;
-use super::issuer_keys::Location;
+use super::location::Location;
 use super::mapping::{CLAIMS, ClaimRule, Mapping, Rule, Source, USER};
 use super::{Algorithm, OidcFlags};
 use crate::model::field_error::FieldError;
@@ -147,7 +147,20 @@ pub(super) fn of_flags(
     let rules = check.authenticator("oidc", &authenticator, &flags.signing_algorithms);
     rules
         .filter(|_| check.faults.is_empty())
-        .ok_or_else(|| check.faults.iter().map(ToString::to_string).collect())
+        .ok_or_else(|| check.faults.iter().map(flag_fault).collect())
+}
+
+/// A fault with the flag in the place of the field that was made of it.
+fn flag_fault(fault: &FieldError) -> String {
+    let flags = [
+        ("oidc.issuer.url", "--oidc-issuer-url"),
+        ("oidc.issuer.audiences", "--oidc-client-id"),
+        ("oidc.issuer.certificateAuthority", "--oidc-ca-file"),
+        ("oidc.claimMappings.username", "--oidc-username-claim"),
+        ("oidc.claimValidationRules", "--oidc-required-claim"),
+    ];
+    let flag = flags.into_iter().find(|(field, _)| fault.field.starts_with(field));
+    format!("{}: {}", flag.map_or(&*fault.field, |(_, flag)| flag), fault.text)
 }
 
 /// Collects faults.

@@ -303,5 +303,6 @@ fn the_flags_prefix_is_the_issuer_unless_they_say_otherwise() {
     assert_eq!(prefix("email", Some("x:")), "x:");
     let wrong = OidcFlags { issuer_url: "http://i".to_owned(), ..flags() };
     let faults = of_flags(&wrong, String::new(), &[]).unwrap_err();
-    assert!(faults[0].contains("URL scheme must be https"), "{faults:?}");
+    let expected = "--oidc-issuer-url: Invalid value: \"http://i\": URL scheme must be https";
+    assert_eq!(faults, [expected]);
 }
