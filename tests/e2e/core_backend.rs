@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::backend::{Backend, HTTP2, Sent, State, answer, full, told};
+use crate::issuer::SigningKey;
 use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
@@ -33,6 +34,8 @@ const DELEGATED: [&str; 2] = [
     "/apis/authentication.k8s.io/v1/tokenreviews",
     "/apis/authorization.k8s.io/v1/subjectaccessreviews",
 ];
+/// Where the keys are that verify its service accounts' tokens.
+const KEYS: &str = "/openid/v1/jwks";
 /// The token that the core knows as `erin`'s, who may do nothing.
 pub(crate) const ERINS_TOKEN: &str = "erins-secret-token";
 
@@ -58,7 +61,10 @@ pub(crate) struct Core {
     pub(crate) backend: Backend,
     manner: Arc<Mutex<Manner>>,
     reviews: Reviews,
+    keys: Keys,
 }
+
+type Keys = Arc<Mutex<Vec<Value>>>;
 
 /// Each with the Authorization header that it came with.
 type Reviews = Arc<Mutex<Vec<Value>>>;
@@ -71,14 +77,15 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let reviews = Reviews::default();
-        let serving = (Arc::clone(&manner), Arc::clone(&reviews));
+        let (reviews, keys) = (Reviews::default(), Keys::default());
+        let serving = (Arc::clone(&manner), Arc::clone(&reviews), Arc::clone(&keys));
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
             let (manner, reviews) = (Arc::clone(&serving.0), Arc::clone(&serving.1));
-            async move { serve(stream, number, state, manner, reviews).await }
+            let keys = Arc::clone(&serving.2);
+            async move { serve(stream, number, state, manner, (reviews, keys)).await }
         });
-        Self { backend, manner, reviews }
+        Self { backend, manner, reviews, keys }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -102,6 +109,11 @@ impl Core {
         let rig = setup.launch();
         rig.await_status("/version", 200).await;
         rig
+    }
+
+    /// Replaces the keys of its service accounts' tokens.
+    pub(crate) fn publish(&self, keys: &[&SigningKey]) {
+        *self.keys.lock().unwrap() = keys.iter().map(|key| key.jwk()).collect();
     }
 
     /// The TokenReviews and SubjectAccessReviews that came.
@@ -191,7 +203,7 @@ async fn serve(
     number: usize,
     state: Arc<State>,
     manner: Arc<Mutex<Manner>>,
-    reviews: Reviews,
+    (reviews, keys): (Reviews, Keys),
 ) {
     let certificate = common_name(&stream);
     let now = *manner.lock().unwrap();
@@ -200,11 +212,15 @@ async fn serve(
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let reviews = Arc::clone(&reviews);
+        let (reviews, keys) = (Arc::clone(&reviews), Arc::clone(&keys));
         let manner = *manner.lock().unwrap();
         async move {
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
+            }
+            if request.uri().path() == KEYS {
+                let keys = json!({ "keys": *keys.lock().unwrap() });
+                return Ok(response(StatusCode::OK, &keys));
             }
             if DELEGATED.contains(&request.uri().path()) {
                 return Ok(delegated(&reviews, request).await);

@@ -40,7 +40,7 @@ impl SigningKey {
         self.pair.public_key_pem()
     }
 
-    fn jwk(&self) -> Value {
+    pub(crate) fn jwk(&self) -> Value {
         let (x, y) = self.pair.der_bytes()[1..].split_at(32);
         json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "x": base64(x), "y": base64(y)})
     }

@@ -11,6 +11,7 @@ use crate::identity::identity;
 use crate::issuer::{Issuer, SigningKey, now};
 use crate::pki::PKI;
 use crate::proxying::Pair;
+use crate::review_server::{ReviewServer, nobodys, whose};
 use crate::rig::{BOBS_TOKEN, Rig, Setup, eventually, path};
 
 const CONFIG: &str = "authentication.yaml";
@@ -170,6 +171,59 @@ async fn rotated_keys_are_fetched_and_old_ones_kept_while_the_issuer_is_down() {
     issuer.set_down(false);
     until_accepted(&pair.rig, &token(&new, "late")).await;
     assert_eq!(status(&pair.rig, &token(&old, "third")).await, 401);
+}
+
+#[tokio::test]
+async fn many_tokens_of_a_new_key_wait_for_one_fetch() {
+    let (old, new) = (SigningKey::new("k1"), SigningKey::new("k2"));
+    let issuer = Issuer::start(&[&old]);
+    let pair = Pair::start_with(
+        setup(&issuer).edit(|config, _| config.auth.jwt.retry_interval = Duration::from_millis(1)),
+    )
+    .await;
+    let token =
+        |key: &SigningKey, subject: &str| key.token(&with(issuer.claims(subject), "uid", "u"));
+    until_accepted(&pair.rig, &token(&old, "first")).await;
+    issuer.publish(&[&old, &new]);
+    let before = issuer.asked();
+    let asking = (0..20).map(|number| {
+        let (rig, token) = (&pair.rig, token(&new, &format!("user-{number}")));
+        async move { status(rig, &token).await }
+    });
+    assert_eq!(futures_util::future::join_all(asking).await, [200; 20]);
+    // For each fetch a document and the keys; a second one may have been asked for at the last moment.
+    assert!(issuer.asked() <= before + 4, "{} times", issuer.asked() - before);
+}
+
+#[tokio::test]
+async fn a_webhook_is_asked_about_tokens_that_nobody_here_believes() {
+    let key = SigningKey::new("k1");
+    let issuer = Issuer::start(&[&key]);
+    let claims = || with(issuer.claims("jane"), "uid", "u");
+    let expired = key.token(&with(claims(), "exp", now() - 1));
+    let (unknown, foreign) = (
+        SigningKey::new("k2").token(&claims()),
+        key.token(&with(claims(), "iss", "https://elsewhere")),
+    );
+    let known = foreign.clone();
+    let webhook = ReviewServer::start(move |review| match review["spec"]["token"].as_str() {
+        Some(token) if token == known => whose(json!({"username": "carol"})),
+        _ => nobodys("no"),
+    });
+    let pair = Pair::start_with(webhook.reviews_tokens(setup(&issuer))).await;
+    let good = key.token(&claims());
+    eventually("the issuer's keys are known", async || user(&pair.rig, &good).await == "oidc:jane")
+        .await;
+    assert_eq!(user(&pair.rig, &foreign).await, "carol");
+    for token in [&expired, &unknown] {
+        assert_eq!(status(&pair.rig, token).await, 401);
+    }
+    for token in [&foreign, &expired, &unknown] {
+        assert_eq!(webhook.tokens(token).len(), 1);
+    }
+    let asked = webhook.reviews().len();
+    assert_eq!(user(&pair.rig, &key.token(&with(claims(), "sub", "june"))).await, "oidc:june");
+    assert_eq!(webhook.reviews().len(), asked);
 }
 
 #[tokio::test]

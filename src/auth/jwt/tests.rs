@@ -184,8 +184,8 @@ async fn a_token_waits_for_keys_until_they_are_there_or_its_requests_time_is_ove
     }
 }
 
-#[test]
-fn keys_that_came_while_a_token_was_looked_at_are_not_missed() {
+#[tokio::test]
+async fn keys_that_came_while_a_token_was_looked_at_are_not_missed() {
     let fixture = fixture();
     let keys = &fixture.issuers.all[0].keys;
     let seen = keys.current().unwrap();
