@@ -19,6 +19,9 @@ use crate::runtime::telemetry::CacheMetrics;
 const TOKENS_MAX: u64 = 4096;
 /// Tokens that are known to be refused: strangers make them, and push out nobody's.
 const REFUSALS_MAX: u64 = 4096;
+/// How long a refusal is good at most: a reviewer that fails inside says so in the same words, and
+/// upstream keeps none of those.
+const REFUSAL_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// Which audiences are asked for, and how long answers are good.
 #[derive(Clone, Debug)]
@@ -27,7 +30,8 @@ pub struct TokenReviewRules {
     pub version: ReviewVersion,
     /// What tokens must be good for (`--api-audiences`); the reviewer's own when empty.
     pub audiences: Vec<String>,
-    /// How long an answer is good (`--authentication-token-webhook-cache-ttl`).
+    /// How long an answer is good (`--authentication-token-webhook-cache-ttl`); refusals for
+    /// [`REFUSAL_TTL_MAX`] at most.
     pub ttl: Duration,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
     pub outage_ttl: Duration,
@@ -98,7 +102,8 @@ impl TokenReviews {
                 let read = |body: &[u8]| answer(body, &rules.audiences).and_then(caller);
                 let reviewed = reviewer.ask(&pool, review, &failing, read).await?;
                 let is_refusal = reviewed.is_err();
-                Ok(Found { answer: reviewed, ttl: Some(rules.ttl), is_refusal })
+                let ttl = if is_refusal { rules.ttl.min(REFUSAL_TTL_MAX) } else { rules.ttl };
+                Ok(Found { answer: reviewed, ttl: Some(ttl), is_refusal })
             }
             .boxed()
         };

@@ -151,7 +151,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
     /// How long an answer about a token is good; 2m for a webhook when not given, 10s for
-    /// kube-apiserver.
+    /// kube-apiserver. A refusal is good for 10s at most.
     #[arg(long, value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHENTICATION)]
     pub authentication_token_webhook_cache_ttl: Option<Duration>,
     /// The version of the TokenReviews that the webhook is sent: v1 or v1beta1.

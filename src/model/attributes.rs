@@ -90,8 +90,14 @@ impl<'a> Attributes<'a> {
 
 impl<'a> From<&RequestInfo<'a>> for Attributes<'a> {
     fn from(info: &RequestInfo<'a>) -> Self {
+        // Of a path the authorizer hears the method in lower case, whatever method it is.
+        let verb = if !info.is_resource && info.verb.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(info.verb.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(info.verb)
+        };
         Self {
-            verb: Cow::Borrowed(info.verb),
+            verb,
             is_resource: info.is_resource,
             path: info.path,
             group: info.group,
@@ -119,6 +125,18 @@ mod tests {
             (it.fields.len(), it.labels.len(), name)
         });
         assert_eq!(got, expected, "{method} {path}?{query}");
+    }
+
+    #[test]
+    fn the_verb_of_a_path_is_its_method_in_lower_case_whatever_that_is() {
+        let verb = |method: &str, path| {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let info = RequestInfo::parse(&method, path, None).unwrap();
+            Attributes::from(&info).verb.into_owned()
+        };
+        assert_eq!(verb("OPTIONS", "/apis"), "options");
+        assert_eq!(verb("PROPFIND", "/apis"), "propfind");
+        assert_eq!(verb("PROPFIND", "/apis/g/v1/things"), "");
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, HTTP2};
-use crate::client::{Ask, Protocol};
-use crate::core_backend::{Core, ERINS_TOKEN, Manner, PORTICOS_TOKEN, claims, token};
-use crate::issuer::{SigningKey, now};
-use crate::rig::{eventually, path};
+use crate::client::{Ask, BOTH, Protocol};
+use crate::core_backend::{Core, ERINS_TOKEN, Manner, PORTICOS_TOKEN, await_direct, claims, token};
+use crate::rig::path;
 
 #[tokio::test]
 async fn the_core_knows_tokens_and_decides_about_its_own_requests_without_a_review() {
@@ -39,11 +38,7 @@ async fn requests_to_extension_api_servers_are_reviewed_by_the_core_and_the_answ
     let setup = core.setup(&token()).service("two", &[two.address()]);
     let rig = core.portico(setup.flag("--remote-route=direct")).await;
     let target = path("two", "things");
-    eventually("the extension API server is registered", async || {
-        rig.alice(Protocol::Http2).await.get(&target).await;
-        !two.seen().is_empty()
-    })
-    .await;
+    await_direct(&rig, &target, &two).await;
     let mut client = rig.connect(Protocol::Http2, None).await;
     for _ in 0..2 {
         let answer = client.send(&Ask::get(&target).bearer(ERINS_TOKEN)).await;
@@ -63,42 +58,27 @@ async fn requests_to_extension_api_servers_are_reviewed_by_the_core_and_the_answ
 }
 
 #[tokio::test]
-async fn the_clusters_keys_verify_service_accounts_tokens_and_the_core_is_asked_about_others() {
-    let (key, other) = (SigningKey::new("1"), SigningKey::new("2"));
+async fn what_the_core_decided_outlives_it_for_as_long_as_that_is_told_to() {
     let core = Core::start(Manner::Believes);
-    core.publish(&[&key]);
-    let setup = core.setup(&token());
-    let local = setup.flag("--service-account-lookup=local");
-    let rig = core.portico(local.flag("--service-account-issuer=https://cluster")).await;
-    let mut client = rig.connect(Protocol::Http2, None).await;
-    let robots = |key: &SigningKey, id: &str| {
-        key.token(&json!({
-            "iss": "https://cluster", "aud": "https://cluster", "exp": now() + 600, "jti": id,
-            "kubernetes.io": {"namespace": "ns", "serviceaccount": {"name": "robot", "uid": "u-1"}},
-        }))
-    };
-    let ask = |token: &str| Ask::get("/api/v1/pods").bearer(token);
-    let first = robots(&key, "first");
-    eventually("the cluster's keys are known", async || {
-        client.send(&ask(&first)).await.status == 200
-    })
-    .await;
-    let before = core.reviews().len();
-    let got = client.send(&ask(&robots(&key, "second"))).await;
-    let got = claims(&got.json());
-    let got: Vec<_> = got.iter().map(|(_, value)| value.as_str()).collect();
-    assert_eq!(
-        got,
-        [
-            "system:serviceaccount:ns:robot",
-            "u-1",
-            "system:serviceaccounts",
-            "system:serviceaccounts:ns",
-            "system:authenticated",
-        ]
-    );
-    assert_eq!(core.reviews().len(), before);
-    assert_eq!(client.send(&ask(&robots(&other, "third"))).await.status, 401);
-    assert_eq!(client.send(&ask(ERINS_TOKEN)).await.status, 200);
-    assert_eq!(core.reviews().len(), before + 2);
+    let two = Backend::start("two", HTTP2);
+    let setup = core.setup(&token()).service("two", &[two.address()]);
+    let setup = setup
+        .flag("--remote-route=direct")
+        .flag("--authorization-webhook-cache-authorized-ttl=0s")
+        .flag("--authentication-token-webhook-cache-ttl=0s")
+        .flag("--review-cache-outage-ttl=1h");
+    let rig = core.portico(setup).await;
+    let target = path("two", "things");
+    await_direct(&rig, &target, &two).await;
+    let mut erin = rig.connect(Protocol::Http2, None).await;
+    let ask = Ask::get(&target).bearer(ERINS_TOKEN);
+    assert_eq!(erin.send(&ask).await.status, 403);
+    drop(core);
+    for protocol in BOTH {
+        assert_eq!(rig.alice(protocol).await.get(&target).await.status, 200);
+        assert_eq!(rig.alice(protocol).await.get(&path("two", "others")).await.status, 500);
+    }
+    // Whose the token is, is known, and what was decided about her.
+    assert_eq!(erin.send(&ask).await.status, 403);
+    assert_eq!(erin.send(&Ask::get(&target).bearer("another")).await.status, 401);
 }

@@ -30,6 +30,7 @@ mod bench;
 mod bench_fleet;
 mod core;
 mod core_reviews;
+mod core_tokens;
 mod core_ways;
 mod deadlines;
 mod discovery;
