@@ -234,7 +234,7 @@ fn auth(
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    let signed = OwnTokens::start(config, core.map(Core::server), upstream)?;
+    let signed = OwnTokens::start(config, core.map(Core::server), upstream, &metrics.tokens)?;
     let StartedTokens { own_tokens, anonymous: rule, tasks } = signed;
     let names_nobody = trust.client.is_none() && trust.request_header.is_none();
     let reads_tokens = !tokens.is_empty() || own_tokens.is_some() || reviews.tokens.is_some();

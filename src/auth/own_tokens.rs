@@ -17,12 +17,19 @@ use super::{Config, ServiceAccountLookup};
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks::AbortOnDrop;
+use crate::runtime::telemetry::TokenMetrics;
 use crate::upstream::{self, ApiServer, Pool};
 
 /// How long a token counts without being looked at again (`TokenSuccessCacheTTL` upstream).
 const VERIFIED_TTL: Duration = Duration::from_secs(10);
-/// Tokens that are remembered.
-const VERIFIED_MAX: u64 = 16_384;
+/// Bytes of the callers of tokens that are remembered.
+const VERIFIED_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of what a token may make of its bearer: all of it goes to backends with each request.
+const USER_BYTES_MAX: usize = 128 << 10;
+/// Bytes that a value costs beside its text.
+const VALUE_BYTES: usize = 32;
+/// Bytes that a token costs beside its user.
+const TOKEN_BYTES: usize = 512;
 
 /// Verifies tokens without asking anybody.
 pub struct OwnTokens {
@@ -36,6 +43,8 @@ pub struct OwnTokens {
 #[derive(Clone)]
 struct Verified {
     caller: Arc<Caller>,
+    /// What it costs to remember.
+    bytes: u32,
     /// In Unix seconds.
     end: f64,
     /// Of the issuers by whose rules it counts.
@@ -101,19 +110,30 @@ impl OwnTokens {
         config: &Config,
         core: Option<&Arc<ApiServer>>,
         upstream: &upstream::Config,
+        metrics: &TokenMetrics,
     ) -> Result<StartedTokens, OwnTokensError> {
         let flag = |error| match &config.jwt.file {
             Some(_) => OwnTokensError::File(error),
             None => OwnTokensError::Flags(error),
         };
         let accounts = &config.service_accounts;
-        let started = jwt::start(&config.jwt, &accounts.issuers).map_err(flag)?;
+        let started = jwt::start(&config.jwt, &accounts.issuers, metrics).map_err(flag)?;
         let mut tasks = vec![started.task];
         let service_accounts = match (core, accounts.lookup, accounts.key_files.as_slice()) {
-            (Some(_), ServiceAccountLookup::Review, _) | (None, _, []) => None,
+            (None, _, []) => None,
+            (Some(_), ServiceAccountLookup::Review, key_files) => {
+                if !key_files.is_empty() {
+                    tracing::warn!(
+                        "service account key files are not used: kube-apiserver is asked about \
+                         tokens, unless --service-account-lookup is local"
+                    );
+                }
+                None
+            }
             (Some(core), ServiceAccountLookup::Local, []) => {
                 let pool = Pool::new(upstream.clone());
-                let (made, task) = ServiceAccounts::of_cluster(accounts, Arc::clone(core), pool);
+                let core = Arc::clone(core);
+                let (made, task) = ServiceAccounts::of_cluster(accounts, core, pool, metrics);
                 tasks.push(task);
                 Some(made)
             }
@@ -131,7 +151,8 @@ impl OwnTokens {
         issuers: View<Issuers>,
     ) -> Result<Self, String> {
         let verified = Cache::builder()
-            .max_capacity(VERIFIED_MAX)
+            .max_capacity(VERIFIED_BYTES_MAX)
+            .weigher(|_, verified: &Verified| verified.bytes)
             .time_to_live(VERIFIED_TTL)
             .build_with_hasher(RandomState::default());
         Ok(Self { service_accounts, issuers, verified, secret: Secret::new()? })
@@ -160,11 +181,17 @@ impl OwnTokens {
             Ok(checked) => checked,
             Err(verdict) => return verdict,
         };
+        let bytes = size(&user);
+        if bytes > USER_BYTES_MAX {
+            let text = format!("its user has {bytes} bytes, at most {USER_BYTES_MAX} are allowed");
+            return OwnVerdict::Refused(text);
+        }
         match Caller::new(user.authenticated()) {
             Ok(caller) => {
                 let caller = Arc::new(caller);
+                let bytes = u32::try_from(bytes + TOKEN_BYTES).unwrap_or(u32::MAX);
                 let generation = issuers.generation;
-                let known = Verified { caller: Arc::clone(&caller), end, generation };
+                let known = Verified { caller: Arc::clone(&caller), bytes, end, generation };
                 self.verified.insert(digest, known);
                 OwnVerdict::Caller(caller)
             }
@@ -188,6 +215,111 @@ impl OwnTokens {
     }
 }
 
+/// What a user costs to carry, in bytes.
+fn size(user: &User) -> usize {
+    let value = |text: &String| VALUE_BYTES + text.len();
+    let extra = user
+        .extra
+        .iter()
+        .map(|(key, values)| values.iter().map(|text| key.len() + value(text)).sum::<usize>());
+    user.name.len()
+        + user.uid.len()
+        + user.groups.iter().map(value).sum::<usize>()
+        + extra.sum::<usize>()
+}
+
 fn looks_signed(token: &str) -> bool {
     token.bytes().filter(|&byte| byte == b'.').count() == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::super::jwt::signing::{Signer, jwks};
+    use super::super::jwt::{Algorithm, FetchedKeys, KeySet, OidcFlags, one_issuer};
+    use super::*;
+    use crate::runtime::snapshot::Publisher;
+
+    const ISSUER: &str = "https://issuer.example.com";
+    const NOW: f64 = 1_000_000.0;
+
+    fn issuers(signer: &Signer, prefix: &str, generation: u64) -> Issuers {
+        let flags = OidcFlags {
+            issuer_url: ISSUER.to_owned(),
+            client_id: "me".to_owned(),
+            username_claim: "sub".to_owned(),
+            username_prefix: Some(prefix.to_owned()),
+            groups_claim: Some("groups".to_owned()),
+            groups_prefix: String::new(),
+            required_claims: Vec::new(),
+            signing_algorithms: vec![Algorithm::Es256],
+            ca_file: None,
+        };
+        let keys = FetchedKeys::new(ISSUER, Duration::ZERO);
+        keys.end(Some(KeySet::from_jwks(&jwks(&[signer])).unwrap()));
+        one_issuer(&flags, keys, generation)
+    }
+
+    fn claims(groups: Value) -> Value {
+        json!({"iss": ISSUER, "aud": "me", "sub": "jane", "exp": NOW + 5.0, "groups": groups})
+    }
+
+    #[track_caller]
+    fn name(verdict: OwnVerdict) -> String {
+        match verdict {
+            OwnVerdict::Caller(caller) => caller.user.name.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn check_refused(verdict: OwnVerdict, expected: &str) {
+        match verdict {
+            OwnVerdict::Refused(error) => assert!(error.contains(expected), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_token_is_remembered_until_it_ends_or_other_rules_are_in_force() {
+        let signer = Signer::new(Algorithm::Es256, "k");
+        let (publisher, view) = Publisher::new(issuers(&signer, "one:", 1));
+        let own = OwnTokens::new(None, view).unwrap();
+        let token = signer.token(&claims(json!(["a"])));
+        let verify = |now| own.verify_at(token.as_bytes(), now);
+        assert_eq!(name(verify(NOW)), "one:jane");
+        let (first, again) = (verify(NOW), verify(NOW + 5.0));
+        let (OwnVerdict::Caller(first), OwnVerdict::Caller(again)) = (first, again) else {
+            panic!("refused");
+        };
+        assert!(Arc::ptr_eq(&first, &again));
+        check_refused(verify(NOW + 6.0), "token is expired");
+        publisher.publish(issuers(&signer, "two:", 2));
+        assert_eq!(name(verify(NOW)), "two:jane");
+        publisher.publish(issuers(&Signer::new(Algorithm::Es256, "k"), "three:", 3));
+        check_refused(verify(NOW), "failed to verify");
+    }
+
+    #[test]
+    fn what_cannot_be_carried_is_refused() {
+        let signer = Signer::new(Algorithm::Es256, "k");
+        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1))).unwrap();
+        let verify = |groups| own.verify_at(signer.token(&claims(groups)).as_bytes(), NOW);
+        assert_eq!(name(verify(json!(vec!["g"; 3900]))), "jane");
+        check_refused(verify(json!(vec!["g"; 4000])), "at most 131072 are allowed");
+        check_refused(verify(json!(["a".repeat(USER_BYTES_MAX)])), "at most 131072 are allowed");
+        check_refused(verify(json!(["a\nb"])), "group");
+    }
+
+    #[test]
+    fn what_is_not_signed_or_not_text_is_nobodys() {
+        let signer = Signer::new(Algorithm::Es256, "k");
+        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1))).unwrap();
+        for token in [&b"secret"[..], b"", b"a.b", b"a.b.c", b"a.b.c.d", b"\xff.\xff.\xff"] {
+            assert!(matches!(own.verify_at(token, NOW), OwnVerdict::NotMine));
+        }
+    }
 }

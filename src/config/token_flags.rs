@@ -155,10 +155,6 @@ impl TokenFlags {
             ServiceAccountLookup::Local if !has_issuer => {
                 fault(lookup, issuer, "local needs service-account-issuer beside it");
             }
-            ServiceAccountLookup::Review if in_front && has_keys => {
-                let text = "is for service-account-lookup=local: kube-apiserver is asked otherwise";
-                fault(keys, lookup, text);
-            }
             _ if has_keys && !has_issuer => {
                 fault(keys, issuer, "needs service-account-issuer beside it");
             }
@@ -291,9 +287,7 @@ mod tests {
         assert!(faults(&[key, issuer], false).is_empty());
         assert!(faults(&[local, issuer], true).is_empty());
         assert!(faults(&[local, issuer, key], true).is_empty());
-        let unused = "--service-account-key-file: is for service-account-lookup=local: \
-                      kube-apiserver is asked otherwise";
-        assert_eq!(faults(&[issuer, key], true), [unused]);
+        assert!(faults(&[issuer, key], true).is_empty());
     }
 
     #[test]

@@ -261,11 +261,44 @@ async fn a_changed_file_takes_effect_and_a_wrong_one_does_not() {
     write("jwt: [");
     write(&second.replace("claims.sub", "nothing.sub"));
     write(&format!("{second}anonymous: {{enabled: true}}\n"));
+    let reloads = "apiserver_authentication_config_controller_automatic_reloads_total";
+    eventually("the last of them is refused", async || {
+        rig.metric(reloads, &["status=\"failure\""]).await.is_some()
+    })
+    .await;
     assert_eq!(user(rig, &token).await, "second:jane");
     write(&configuration(&issuer, "'third:' + claims.sub"));
     eventually("the third file", async || user(rig, &token).await == "third:jane").await;
     write("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n");
     eventually("nobody is believed", async || status(rig, &token).await == 401).await;
+}
+
+#[tokio::test]
+async fn a_new_issuer_takes_effect_once_its_keys_are_there() {
+    let (key, new_key) = (SigningKey::new("k1"), SigningKey::new("k1"));
+    let (issuer, new) = (Issuer::start(&[&key]), Issuer::start(&[&new_key]));
+    new.set_down(true);
+    let pair = Pair::start_with(setup(&issuer)).await;
+    let rig = &pair.rig;
+    let token = key.token(&with(issuer.claims("jane"), "uid", "u"));
+    let of_new = new_key.token(&with(new.claims("june"), "uid", "u"));
+    until_accepted(rig, &token).await;
+    let more = configuration(&new, USERNAME);
+    let text =
+        configuration(&issuer, "'second:' + claims.sub") + more.split_once("jwt:\n").unwrap().1;
+    std::fs::write(rig.path(CONFIG), text).unwrap();
+    eventually("the new issuer is asked", async || new.asked() > 0).await;
+    let reloads = "apiserver_authentication_config_controller_automatic_reloads_total";
+    assert_eq!(user(rig, &token).await, "oidc:jane");
+    assert_eq!(status(rig, &of_new).await, 401);
+    assert_eq!(rig.metric(reloads, &["status=\"success\""]).await, None);
+    new.set_down(false);
+    until_accepted(rig, &of_new).await;
+    assert_eq!(user(rig, &token).await, "second:jane");
+    assert_eq!(rig.metric(reloads, &["status=\"success\""]).await, Some(1.0));
+    let fetches = ["result=\"failure\"".to_owned(), format!("issuer=\"{}\"", new.url)];
+    let fetches = fetches.each_ref().map(String::as_str);
+    assert!(rig.metric("portico_token_keys_fetches_total", &fetches).await.is_some());
 }
 
 #[tokio::test]

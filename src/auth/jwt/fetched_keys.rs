@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout_at};
 
 use super::keys::KeySet;
+use crate::runtime::telemetry::TokenMetrics;
 
 /// Between two tries (upstream's poll), and between two fetches that unknown keys ask for.
 pub(in crate::auth) const RETRY_INTERVAL: Duration = Duration::from_secs(10);
@@ -78,6 +79,18 @@ impl FetchedKeys {
         self.set.load_full()
     }
 
+    /// Whose they are.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Waits until the keys have been fetched once.
+    pub(super) async fn there(&self) {
+        let mut tries = self.tries.subscribe();
+        // Its sender is here, so that it does not end before the keys are there.
+        while self.current().is_none() && tries.changed().await.is_ok() {}
+    }
+
     /// What to wait for when a key is not among `seen`: the keys that are being fetched, are fetched
     /// because of this, or came in the meantime; `None` when that was done just before. `now` is in
     /// Unix seconds.
@@ -136,6 +149,7 @@ impl FetchedKeys {
     /// Fetches the keys and keeps them up to date, for ever.
     pub(in crate::auth) async fn run<E: Display>(
         self: Arc<Self>,
+        metrics: TokenMetrics,
         fetch: impl AsyncFn() -> Result<KeySet, E>,
     ) {
         let issuer = &self.issuer;
@@ -143,6 +157,7 @@ impl FetchedKeys {
         loop {
             self.begin(unix_time());
             let fetched = fetch().await.map_err(|error| error.to_string());
+            metrics.fetched(issuer, fetched.is_ok());
             let is_first = self.set.load().is_none();
             let failed = match fetched {
                 Ok(set) => {

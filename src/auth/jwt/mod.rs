@@ -11,6 +11,7 @@ mod compact;
 mod configuration;
 mod expression;
 mod fetched_keys;
+mod fetchers;
 mod keys;
 mod location;
 mod mapping;
@@ -182,6 +183,13 @@ impl Issuer {
             _ => Ok(end),
         }
     }
+}
+
+/// The issuer of these flags with these keys.
+#[cfg(test)]
+pub(super) fn one_issuer(flags: &OidcFlags, keys: Arc<FetchedKeys>, generation: u64) -> Issuers {
+    let rules = validation::of_flags(flags, String::new(), &[]).unwrap();
+    Issuers { generation, all: vec![Issuer { rules, keys }] }
 }
 
 #[cfg(test)]

@@ -1,27 +1,29 @@
 //! Starts what fetches the issuers' keys, and follows the file of `--authentication-config`: a change
-//! takes effect when it is valid; else what was goes on.
+//! takes effect when it is valid and the keys of new issuers are there; else what was goes on.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::fetched_keys::FetchedKeys;
-use super::location::Location;
+use super::fetchers::{Fetchers, Prepared};
 use super::validation::{self, AnonymousRule, Rules};
-use super::{Issuer, Issuers, JwtConfig};
+use super::{Issuers, JwtConfig};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
+use crate::runtime::telemetry::TokenMetrics;
 use crate::tls::{TlsError, read_certificates};
 
 /// The file is read at least this often (upstream's poll).
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// A change is acted on when nothing more has come for this long.
 const QUIET: Duration = Duration::from_millis(20);
+/// How long a changed file waits for the keys of new issuers (`authentication_config` upstream); it is
+/// tried again at the next poll.
+const NEW_KEYS_TIME_MAX: Duration = Duration::from_secs(60);
 /// Bytes of the file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -69,22 +71,24 @@ pub(in crate::auth) struct Started {
 pub(in crate::auth) fn start(
     config: &JwtConfig,
     disallowed: &[String],
+    metrics: &TokenMetrics,
 ) -> Result<Started, JwtError> {
-    let mut fetchers =
-        Fetchers { generation: 0, retry_interval: config.retry_interval, running: HashMap::new() };
+    let mut fetchers = Fetchers::new(config.retry_interval, metrics.clone());
+    let first = |fetchers: &mut Fetchers, rules| fetchers.put(fetchers.prepare(rules, None));
     if let Some(path) = &config.file {
         let text = read(path).map_err(|error| JwtError::Read { path: path.clone(), error })?;
         let read = validation::read(&text, disallowed)
             .map_err(|faults| JwtError::Invalid { path: path.clone(), faults })?;
         let anonymous = read.anonymous.clone();
-        let (publisher, issuers) = Publisher::new(fetchers.issuers(read.rules));
+        let (publisher, issuers) = Publisher::new(first(&mut fetchers, read.rules));
         let file = File {
             path: path.clone(),
             disallowed: disallowed.to_vec(),
-            text,
+            text: Some(text),
             anonymous: read.anonymous,
         };
-        let task = spawn_owned("authentication-config", follow(file, fetchers, publisher));
+        let following = follow(file, fetchers, publisher, metrics.clone());
+        let task = spawn_owned("authentication-config", following);
         return Ok(Started { issuers, anonymous, task });
     }
     let rules = match &config.oidc {
@@ -97,7 +101,7 @@ pub(in crate::auth) fn start(
         }
         None => Vec::new(),
     };
-    let issuers = View::fixed(fetchers.issuers(rules));
+    let issuers = View::fixed(first(&mut fetchers, rules));
     let task = spawn_owned("oidc", async move {
         let _fetchers = fetchers;
         std::future::pending::<()>().await;
@@ -120,100 +124,140 @@ fn read(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
-/// What fetches keys: one task for each place where keys are.
-#[derive(Debug)]
-struct Fetchers {
-    generation: u64,
-    retry_interval: Duration,
-    running: HashMap<Location, (Arc<FetchedKeys>, AbortOnDrop)>,
-}
-
-impl Fetchers {
-    /// The issuers with these rules; keys that are known already stay, others are fetched, and those
-    /// that nobody needs are given up.
-    fn issuers(&mut self, rules: Vec<Rules>) -> Issuers {
-        let mut before = std::mem::take(&mut self.running);
-        let mut all = Vec::with_capacity(rules.len());
-        for rules in rules {
-            let fetcher = before.remove(&rules.location).unwrap_or_else(|| {
-                let location = rules.location.clone();
-                let keys = FetchedKeys::new(&location.issuer, self.retry_interval);
-                let fetching = Arc::clone(&keys).run(async move || location.fetch().await);
-                let task = spawn_owned("issuer-keys", fetching);
-                (keys, task)
-            });
-            let keys = Arc::clone(&fetcher.0);
-            self.running.insert(rules.location.clone(), fetcher);
-            all.push(Issuer { rules, keys });
-        }
-        self.generation += 1;
-        Issuers { generation: self.generation, all }
-    }
-}
-
 /// The file as it was read last.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
     disallowed: Vec<String>,
-    text: String,
+    /// None when it is to be read as though it were new.
+    text: Option<String>,
     anonymous: Option<AnonymousRule>,
 }
 
-async fn follow(mut file: File, mut fetchers: Fetchers, publisher: Publisher<Issuers>) {
+/// What a look at the file showed.
+enum Look {
+    /// It is as it was.
+    Same,
+    /// It is no use.
+    Faulty,
+    /// It has these rules now.
+    Changed(Vec<Rules>),
+}
+
+/// Rules that are in force as soon as their keys are there.
+struct Pending {
+    prepared: Prepared,
+    /// When that is given up.
+    until: Instant,
+}
+
+/// What there is to do.
+enum Next {
+    Look,
+    Put,
+    GiveUp,
+}
+
+async fn follow(
+    mut file: File,
+    mut fetchers: Fetchers,
+    publisher: Publisher<Issuers>,
+    metrics: TokenMetrics,
+) {
     let changed = Arc::new(Notify::new());
     let watcher = watch(&file.path, &changed);
     if let Err(error) = &watcher {
         let path = file.path.display();
         tracing::warn!(%path, %error, "authentication configuration cannot be watched and is polled");
     }
+    // It may have changed since it was read.
+    changed.notify_one();
+    let mut pending: Option<Pending> = None;
     loop {
-        if timeout(POLL_INTERVAL, changed.notified()).await.is_ok() {
-            sleep(QUIET).await;
-        }
-        let reading = tokio::task::spawn_blocking(move || {
-            let rules = file.look();
-            (file, rules)
-        });
-        let Ok((read, rules)) = reading.await else {
-            tracing::error!("authentication configuration is not followed any more");
-            return std::future::pending().await;
-        };
-        file = read;
-        if let Some(rules) = rules {
-            tracing::info!(path = %file.path.display(), "authentication configuration reloaded");
-            publisher.publish(fetchers.issuers(rules));
+        match (next(&changed, pending.as_ref()).await, pending.take()) {
+            (Next::Put, Some(Pending { prepared, .. })) => {
+                publisher.publish(fetchers.put(prepared));
+                metrics.reloaded(true);
+                tracing::info!(path = %file.path.display(), "authentication configuration reloaded");
+            }
+            (Next::GiveUp, Some(Pending { prepared, .. })) => {
+                metrics.reloaded(false);
+                let (path, issuers) = (file.path.display(), prepared.missing().join(", "));
+                tracing::error!(%path, issuers, "keys of new issuers are not there, kept the last configuration");
+                file.text = None;
+            }
+            (Next::Look | Next::Put | Next::GiveUp, before) => {
+                let reading = tokio::task::spawn_blocking(move || {
+                    let look = file.look();
+                    (file, look)
+                });
+                let Ok((read, look)) = reading.await else {
+                    tracing::error!("authentication configuration is not followed any more");
+                    return std::future::pending().await;
+                };
+                file = read;
+                pending = match look {
+                    Look::Same => before,
+                    Look::Faulty => {
+                        metrics.reloaded(false);
+                        None
+                    }
+                    Look::Changed(rules) => {
+                        let before = before.map(|before| before.prepared);
+                        let prepared = fetchers.prepare(rules, before.as_ref());
+                        Some(Pending { prepared, until: Instant::now() + NEW_KEYS_TIME_MAX })
+                    }
+                };
+            }
         }
     }
 }
 
+async fn next(changed: &Notify, pending: Option<&Pending>) -> Next {
+    let look = async {
+        if timeout(POLL_INTERVAL, changed.notified()).await.is_ok() {
+            sleep(QUIET).await;
+        }
+        Next::Look
+    };
+    let Some(pending) = pending else { return look.await };
+    tokio::select! {
+        biased;
+        () = pending.prepared.ready() => Next::Put,
+        () = sleep_until(pending.until) => Next::GiveUp,
+        next = look => next,
+    }
+}
+
 impl File {
-    /// The rules when the file has changed and is valid.
-    fn look(&mut self) -> Option<Vec<Rules>> {
+    fn look(&mut self) -> Look {
         let path = self.path.display();
-        let text = read(&self.path)
-            .inspect_err(|error| {
-                tracing::error!(%path, %error, "authentication configuration cannot be read");
-            })
-            .ok()?;
-        if text == self.text {
-            return None;
+        let text = match read(&self.path) {
+            Ok(text) => text,
+            Err(error) => {
+                // Told once, and looked at again when it can be read.
+                if self.text.take().is_some_and(|text| !text.is_empty()) {
+                    tracing::error!(%path, %error, "authentication configuration cannot be read");
+                    self.text = Some(String::new());
+                    return Look::Faulty;
+                }
+                self.text = Some(String::new());
+                return Look::Same;
+            }
+        };
+        if self.text.as_ref() == Some(&text) {
+            return Look::Same;
         }
         let read = validation::read(&text, &self.disallowed);
         // A fault is told once, and not at every poll.
-        self.text = text;
-        let read = read
-            .inspect_err(|faults| {
-                let faults = faults.join("; ");
-                tracing::error!(%path, faults, "authentication configuration is not valid, kept the last");
-            })
-            .ok()?;
-        if read.anonymous != self.anonymous {
-            let error = "anonymous: changed from initial configuration file";
-            tracing::error!(%path, faults = error, "authentication configuration is not valid, kept the last");
-            return None;
-        }
-        Some(read.rules)
+        self.text = Some(text);
+        let faults = match read {
+            Ok(read) if read.anonymous == self.anonymous => return Look::Changed(read.rules),
+            Ok(_) => "anonymous: changed from initial configuration file".to_owned(),
+            Err(faults) => faults.join("; "),
+        };
+        tracing::error!(%path, faults, "authentication configuration is not valid, kept the last");
+        Look::Faulty
     }
 }
 

@@ -1,3 +1,5 @@
+//! Tokens of issuers: which count, which do not, and how long new keys are waited for.
+
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -29,12 +31,11 @@ fn flags(algorithms: &[Algorithm]) -> OidcFlags {
 }
 
 fn issuers(flags: &OidcFlags, keys: Option<&Signer>) -> Issuers {
-    let rules = validation::of_flags(flags, String::new(), &[]).unwrap();
-    let known = FetchedKeys::new(&rules.location.issuer, RETRY_INTERVAL);
+    let known = FetchedKeys::new(&flags.issuer_url, RETRY_INTERVAL);
     if let Some(signer) = keys {
         known.end(Some(KeySet::from_jwks(&jwks(&[signer])).unwrap()));
     }
-    Issuers { generation: 1, all: vec![Issuer { rules, keys: known }] }
+    one_issuer(flags, known, 1)
 }
 
 fn fixture() -> Fixture {

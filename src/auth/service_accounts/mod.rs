@@ -17,6 +17,7 @@ use super::jwt::{
 };
 use crate::model::user::{EXTRA_CREDENTIAL_ID, GROUP_SERVICE_ACCOUNTS, User};
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
+use crate::runtime::telemetry::TokenMetrics;
 use crate::upstream::{ApiServer, Pool};
 
 /// The issuer of tokens that live in secrets.
@@ -115,10 +116,11 @@ impl ServiceAccounts {
         config: &ServiceAccountConfig,
         server: Arc<ApiServer>,
         pool: Arc<Pool>,
+        metrics: &TokenMetrics,
     ) -> (Self, AbortOnDrop) {
         let keys = FetchedKeys::new(cluster_keys::PATH, RETRY_INTERVAL);
-        let fetching =
-            Arc::clone(&keys).run(async move || cluster_keys::fetch(&server, &pool).await);
+        let fetching = Arc::clone(&keys)
+            .run(metrics.clone(), async move || cluster_keys::fetch(&server, &pool).await);
         let task = spawn_owned("cluster-keys", fetching);
         (Self::new(config, Keys::Cluster(keys)), task)
     }

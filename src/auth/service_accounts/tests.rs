@@ -1,3 +1,5 @@
+//! Service accounts' tokens: which count, and whose they are.
+
 use serde_json::json;
 
 use super::super::jwt::signing::{Signer, jwks};

@@ -1,3 +1,5 @@
+//! Expressions as Kubernetes evaluates them, wrong ones, and hostile ones.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Faults of configurations, each with its field.
+
 use super::*;
 
 const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
