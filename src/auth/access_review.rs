@@ -83,10 +83,10 @@ impl AccessReviews {
             Look::Ask(old) => old,
         };
         let begin = |failing| {
-            let (asked, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
-            let review = question(user, wish, asked.rules.version);
+            let (whom, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
+            let review = question(user, wish, whom.rules.version);
             async move {
-                let Asked { reviewer, rules } = &*asked;
+                let Asked { reviewer, rules } = &*whom;
                 let decision = reviewer.ask(&pool, review, &failing, answer).await?;
                 let ttl = (bytes < KEPT_BYTES_MAX).then(|| rules.ttl.of(&decision));
                 Ok(Found { answer: decision, ttl, is_refusal: false })

@@ -209,10 +209,10 @@ impl Authenticator {
     #[cold]
     pub fn ask<'a>(
         &'a self,
-        unknown: Box<Unknown>,
+        unknown: Unknown,
         asker: Asker<'a>,
     ) -> BoxFuture<'a, Result<Arc<Caller>, Rejection>> {
-        let Unknown { tokens, mut errors } = *unknown;
+        let Unknown { tokens, mut errors } = unknown;
         let asking = async move {
             for token in tokens {
                 match self.by_asked_token(&token, asker).await? {

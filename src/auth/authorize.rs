@@ -79,7 +79,7 @@ pub enum Mode {
     /// Allows nothing, but leaves it to others.
     AlwaysDeny,
     /// Asks.
-    Webhook(AccessReviews),
+    Webhook(Box<AccessReviews>),
 }
 
 /// Decides by privileged group, then path, then the modes in their order
@@ -94,7 +94,7 @@ pub struct Authorizer {
 
 /// Why something may not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
+pub(super) enum Refusal {
     /// Nobody allowed it; the reason may be empty.
     NoOpinion(String),
     /// Somebody denied it; the reason may be empty.
@@ -105,7 +105,7 @@ pub(super) enum Denied {
     Deadline,
 }
 
-type Verdict = Result<(), Denied>;
+type Verdict = Result<(), Refusal>;
 
 /// What the authorizers said so far that were of no opinion.
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ impl Heard {
         match decision {
             Decision::Allow => Some(Ok(())),
             Decision::Deny(reason) => Some(Err(match self.errors.as_slice() {
-                [] => Denied::Denied(reason.as_ref().to_owned()),
+                [] => Refusal::Denied(reason.as_ref().to_owned()),
                 _ => self.unallowed(),
             })),
             Decision::NoOpinion(reason) => {
@@ -134,15 +134,15 @@ impl Heard {
         }
     }
 
-    fn unallowed(&self) -> Denied {
+    fn unallowed(&self) -> Refusal {
         match self.errors.as_slice() {
             [] => {
                 let reasons = self.reasons.iter().filter(|reason| !reason.is_empty());
                 let reasons: Vec<&str> = reasons.map(|reason| &**reason).collect();
-                Denied::NoOpinion(reasons.join("\n"))
+                Refusal::NoOpinion(reasons.join("\n"))
             }
-            [error] => Denied::Failed(error.clone()),
-            errors => Denied::Failed(format!("[{}]", errors.join(", "))),
+            [error] => Refusal::Failed(error.clone()),
+            errors => Refusal::Failed(format!("[{}]", errors.join(", "))),
         }
     }
 }
@@ -264,7 +264,7 @@ impl Authorizer {
                 Mode::AlwaysDeny => Decision::NoOpinion(EVERYTHING.into()),
                 Mode::Webhook(reviews) => match reviews.ask(user, wish, asker).await {
                     Ok(decision) => decision,
-                    Err(NoAnswer::Deadline) => return self.metrics.count(Err(Denied::Deadline)),
+                    Err(NoAnswer::Deadline) => return self.metrics.count(Err(Refusal::Deadline)),
                     Err(NoAnswer::Failed(error)) => {
                         heard.errors.push(error);
                         continue;
@@ -286,11 +286,11 @@ fn permit(
 ) -> Result<Permit, Rejection> {
     match verdict {
         Ok(()) => Ok(Permit { caller }),
-        Err(Denied::NoOpinion(reason) | Denied::Denied(reason)) => {
+        Err(Refusal::NoOpinion(reason) | Refusal::Denied(reason)) => {
             Err(Rejection::forbidden(&caller.user, wish, &reason))
         }
-        Err(Denied::Failed(error)) => Err(Rejection::AuthorizerError(error)),
-        Err(Denied::Deadline) => Err(Rejection::ReviewDeadline),
+        Err(Refusal::Failed(error)) => Err(Rejection::AuthorizerError(error)),
+        Err(Refusal::Deadline) => Err(Rejection::ReviewDeadline),
     }
 }
 
@@ -312,9 +312,9 @@ impl Attempts {
     fn count(&self, verdict: Verdict) -> Verdict {
         let counter = match &verdict {
             Ok(()) => &self.allowed,
-            Err(Denied::Denied(_)) => &self.denied,
-            Err(Denied::NoOpinion(_)) => &self.no_opinion,
-            Err(Denied::Failed(_) | Denied::Deadline) => &self.error,
+            Err(Refusal::Denied(_)) => &self.denied,
+            Err(Refusal::NoOpinion(_)) => &self.no_opinion,
+            Err(Refusal::Failed(_) | Refusal::Deadline) => &self.error,
         };
         counter.inc();
         verdict
@@ -344,9 +344,9 @@ mod tests {
         let info = RequestInfo::parse(&Method::GET, path, None).unwrap();
         let user = User { name: "u".to_owned(), ..User::default() };
         let caller = Arc::new(Caller::new(user).unwrap());
-        let authorized = authorizer.authorize(caller, &info, None);
-        assert!(!matches!(authorized, Ok(Authorized::Ask(_))));
-        let got = authorized.map(|_| ()).map_err(|rejection| rejection.message());
+        let got = authorizer.authorize(caller, &info, None);
+        assert!(!matches!(got, Ok(Authorized::Ask(_))));
+        let got = got.map(|_| ()).map_err(|rejection| rejection.message());
         assert_eq!(got, expected.map_err(str::to_owned));
     }
 
@@ -362,32 +362,33 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_heard(decisions: &[Decision], errors: &[&str], expected: Verdict) {
+    fn check_heard(decisions: &[Decision], errors: &[&str], expected: &Verdict) {
         let errors = errors.iter().map(|&error| error.to_owned()).collect();
         let mut heard = Heard { errors, ..Heard::default() };
         let verdict = decisions.iter().find_map(|decision| heard.take(decision.clone()));
-        assert_eq!(verdict.unwrap_or_else(|| Err(heard.unallowed())), expected, "{decisions:?}");
+        let verdict = verdict.unwrap_or_else(|| Err(heard.unallowed()));
+        assert_eq!(&verdict, expected, "{decisions:?}");
     }
 
     #[test]
     fn an_error_counts_where_nobody_allows_and_reasons_are_told_together() {
         let no = |reason: &str| Decision::NoOpinion(reason.into());
         let text = |text: &str| text.to_owned();
-        check_heard(&[no("a"), no(""), no("b")], &[], Err(Denied::NoOpinion(text("a\nb"))));
-        check_heard(&[no("a"), Decision::Deny("d".into())], &[], Err(Denied::Denied(text("d"))));
+        check_heard(&[no("a"), no(""), no("b")], &[], &Err(Refusal::NoOpinion(text("a\nb"))));
+        check_heard(&[no("a"), Decision::Deny("d".into())], &[], &Err(Refusal::Denied(text("d"))));
         check_heard(
             &[Decision::Deny("d".into()), Decision::Allow],
             &[],
-            Err(Denied::Denied(text("d"))),
+            &Err(Refusal::Denied(text("d"))),
         );
-        check_heard(&[no("a"), Decision::Allow], &["e"], Ok(()));
-        check_heard(&[no("a")], &["e"], Err(Denied::Failed(text("e"))));
+        check_heard(&[no("a"), Decision::Allow], &["e"], &Ok(()));
+        check_heard(&[no("a")], &["e"], &Err(Refusal::Failed(text("e"))));
         check_heard(
             &[Decision::Deny("d".into())],
             &["e", "f"],
-            Err(Denied::Failed(text("[e, f]"))),
+            &Err(Refusal::Failed(text("[e, f]"))),
         );
-        check_heard(&[Decision::Both, Decision::Allow], &[], Err(Denied::Failed(text(BOTH))));
+        check_heard(&[Decision::Both, Decision::Allow], &[], &Err(Refusal::Failed(text(BOTH))));
     }
 
     #[test]

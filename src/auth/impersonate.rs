@@ -10,13 +10,16 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 
 use super::Asker;
-use super::authorize::{Authorizer, Denied};
+use super::authorize::{Authorizer, Refusal};
 use super::caller::Caller;
 use crate::model::attributes::Attributes;
 use crate::model::impersonation::{Attempt, Mode, Step, wanted};
 use crate::model::rejection::Rejection;
 use crate::model::request_info::RequestInfo;
 use crate::model::user::User;
+
+/// The question as whom a request goes on.
+type Asking<'a> = BoxFuture<'a, Result<Arc<Caller>, Rejection>>;
 
 impl Authorizer {
     /// The caller as whom a request goes on when its headers ask for another one than who sent it;
@@ -27,7 +30,7 @@ impl Authorizer {
         info: &'a RequestInfo<'a>,
         parts: &'a Parts,
         asker: Asker<'a>,
-    ) -> Result<Option<BoxFuture<'a, Result<Arc<Caller>, Rejection>>>, Rejection> {
+    ) -> Result<Option<Asking<'a>>, Rejection> {
         let Some(wanted) = wanted(&parts.headers)? else { return Ok(None) };
         let caller = Arc::clone(caller);
         let asking = async move {
@@ -105,16 +108,16 @@ impl Authorizer {
         asker: Asker<'_>,
     ) -> Result<(), Rejection> {
         let verdict = if caller.is_anonymous {
-            Err(Denied::NoOpinion(String::new()))
+            Err(Refusal::NoOpinion(String::new()))
         } else {
             self.decide(&attempt.requestor, wish, asker).await
         };
         match verdict {
             Ok(()) => Ok(()),
-            Err(Denied::NoOpinion(reason) | Denied::Denied(reason) | Denied::Failed(reason)) => {
+            Err(Refusal::NoOpinion(reason) | Refusal::Denied(reason) | Refusal::Failed(reason)) => {
                 Err(Rejection::forbidden(&caller.user, wish, &reason))
             }
-            Err(Denied::Deadline) => Err(Rejection::ReviewDeadline),
+            Err(Refusal::Deadline) => Err(Rejection::ReviewDeadline),
         }
     }
 }

@@ -221,7 +221,7 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
     ) -> Result<A, NoAnswer> {
         let metrics = &self.0.metrics;
         let _blocked = Counted::new(&metrics.blocked);
-        let begun = Instant::now();
+        let since = Instant::now();
         let (mut joins_others, mut lost) = (true, false);
         loop {
             let (mut state, is_own) = match self.join(key, joins_others, &begin) {
@@ -233,7 +233,7 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
                 (None, false) if joins_others => Some(PATIENCE),
                 (None, _) => None,
             };
-            let until = patience.map(|patience| begun + patience);
+            let until = patience.map(|patience| since + patience);
             let waited = wait(&mut state, old.is_some(), earlier(until, deadline)).await;
             if let Waited::Ended(Ok(answer)) = waited {
                 return Ok(answer);
@@ -511,19 +511,19 @@ mod tests {
     #[test]
     fn a_thread_asks_for_itself_when_the_one_that_asks_is_stuck() {
         let reviews = Arc::new(reviews(Duration::ZERO));
-        let (begun, has_begun) = sync_channel(1);
+        let (started, has_started) = sync_channel(1);
         let (release, released) = sync_channel::<()>(1);
         let stuck = {
             let reviews = Arc::clone(&reviews);
             on_a_thread(async move {
                 let begin = |_: Failing| async { Ok(found("late", LONG)) }.boxed();
                 assert!(reviews.ask(KEY, None, None, begin).now_or_never().is_none());
-                begun.send(()).unwrap();
+                started.send(()).unwrap();
                 // Nothing runs on this thread now.
                 assert!(released.recv().is_err());
             })
         };
-        has_begun.recv().unwrap();
+        has_started.recv().unwrap();
         let other = {
             let reviews = Arc::clone(&reviews);
             on_a_thread(async move {
@@ -555,14 +555,14 @@ mod tests {
         assert_eq!(answer.unwrap(), "again");
     }
 
-    async fn broken() -> Result<Found<&'static str>, Failure> {
+    fn broken() -> Result<Found<&'static str>, Failure> {
         panic!("broken")
     }
 
     #[tokio::test]
     async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
         let reviews = reviews(Duration::ZERO);
-        let begin = |_: Failing| broken().boxed();
+        let begin = |_: Failing| async { broken() }.boxed();
         let answer = reviews.ask(KEY, None, None, begin).await;
         assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "the review was given up"));
         assert!(reviews.0.flights().is_empty());

@@ -28,6 +28,8 @@ const VERIFIED_BYTES_MAX: u64 = 64 << 20;
 const USER_BYTES_MAX: usize = 128 << 10;
 /// Bytes that a value costs beside its text.
 const VALUE_BYTES: usize = 32;
+/// Characters of a reason: it may quote the token's claims, which strangers write.
+const REASON_MAX: usize = 500;
 /// Bytes that a token costs beside its user.
 const TOKEN_BYTES: usize = 512;
 
@@ -195,7 +197,7 @@ impl OwnTokens {
                 self.verified.insert(digest, known);
                 OwnVerdict::Caller(caller)
             }
-            Err(error) => OwnVerdict::Refused(error),
+            Err(error) => refused(error),
         }
     }
 
@@ -204,15 +206,23 @@ impl OwnTokens {
         let issuer = jwt::issuer(token).ok_or(OwnVerdict::NotMine)?;
         let accounts = self.service_accounts.as_ref();
         if let Some(checked) = accounts.and_then(|accounts| accounts.check(token, &issuer, now)) {
-            return checked.map_err(OwnVerdict::Refused);
+            return checked.map_err(refused);
         }
         match issuers.check(token, &issuer, now) {
             Checked::NotMine => Err(OwnVerdict::NotMine),
             Checked::User(user, end) => Ok((*user, end)),
-            Checked::Refused(error) => Err(OwnVerdict::Refused(error)),
+            Checked::Refused(error) => Err(refused(error)),
             Checked::KeyUnknown(awaited, error) => Err(OwnVerdict::KeyUnknown(awaited, error)),
         }
     }
+}
+
+fn refused(mut reason: String) -> OwnVerdict {
+    if let Some((end, _)) = reason.char_indices().nth(REASON_MAX) {
+        reason.truncate(end);
+        reason.push('…');
+    }
+    OwnVerdict::Refused(reason)
 }
 
 /// What a user costs to carry, in bytes.
@@ -312,6 +322,11 @@ mod tests {
         check_refused(verify(json!(vec!["g"; 4000])), "at most 131072 are allowed");
         check_refused(verify(json!(["a".repeat(USER_BYTES_MAX)])), "at most 131072 are allowed");
         check_refused(verify(json!(["a\nb"])), "group");
+        let stranger = json!({"iss": ISSUER, "aud": "ä".repeat(100_000), "exp": NOW});
+        match own.verify_at(signer.token(&stranger).as_bytes(), NOW) {
+            OwnVerdict::Refused(reason) => assert_eq!(reason.chars().count(), REASON_MAX + 1),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -73,9 +73,10 @@ impl Reviewer {
         }
         self.failed.store(failure.is_some(), Ordering::Relaxed);
         let reviewer = &*self.server.upstream().backend.spec().service.name;
-        match failure {
-            Some(Failure { text, .. }) => tracing::warn!(reviewer, error = text, "reviews fail"),
-            None => tracing::info!(reviewer, "reviews succeed again"),
+        if let Some(Failure { text, .. }) = failure {
+            tracing::warn!(reviewer, path = self.path, error = text, "reviews fail");
+        } else {
+            tracing::info!(reviewer, path = self.path, "reviews succeed again");
         }
     }
 

@@ -101,7 +101,7 @@ impl Reviews {
             Ok(match mode {
                 AuthorizationMode::AlwaysAllow => Mode::AlwaysAllow,
                 AuthorizationMode::AlwaysDeny => Mode::AlwaysDeny,
-                AuthorizationMode::Webhook => Mode::Webhook(made.access()?),
+                AuthorizationMode::Webhook => Mode::Webhook(Box::new(made.access()?)),
             })
         });
         Ok(Self { modes: modes.collect::<Result<_, ReviewsError>>()?, tokens: made.tokens()? })

@@ -30,8 +30,8 @@ pub struct TokenReviewRules {
     pub version: ReviewVersion,
     /// What tokens must be good for (`--api-audiences`); the reviewer's own when empty.
     pub audiences: Vec<String>,
-    /// How long an answer is good (`--authentication-token-webhook-cache-ttl`); refusals for
-    /// [`REFUSAL_TTL_MAX`] at most.
+    /// How long an answer is good (`--authentication-token-webhook-cache-ttl`); refusals for ten
+    /// seconds at most.
     pub ttl: Duration,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
     pub outage_ttl: Duration,
@@ -94,10 +94,10 @@ impl TokenReviews {
             Look::Ask(old) => old,
         };
         let begin = |failing| {
-            let (asked, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
+            let (whom, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
             let token = token.to_owned();
             async move {
-                let Asked { reviewer, rules } = &*asked;
+                let Asked { reviewer, rules } = &*whom;
                 let review = question(&token, &rules.audiences, rules.version);
                 let read = |body: &[u8]| answer(body, &rules.audiences).and_then(caller);
                 let reviewed = reviewer.ask(&pool, review, &failing, read).await?;

@@ -237,10 +237,10 @@ impl Rejection {
         }
     }
 
-    /// What only the log shows, empty when there is nothing beyond the message.
+    /// What the log shows beside the code, empty when there is nothing beyond the message.
     pub fn detail(&self) -> &str {
         match self {
-            Self::Unauthorized(text) | Self::Internal(text) => text,
+            Self::Unauthorized(text) | Self::Internal(text) | Self::AuthorizerError(text) => text,
             Self::Backend(backend) => &backend.fault.detail,
             Self::BadRequest(_)
             | Self::Forbidden(_)
@@ -254,7 +254,6 @@ impl Rejection {
             | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::TooManyRequests
-            | Self::AuthorizerError(_)
             | Self::ReviewDeadline
             | Self::NotImplemented(_)
             | Self::NotReady => "",
@@ -464,7 +463,7 @@ mod tests {
         let failed = Rejection::AuthorizerError("<gone>".to_owned());
         let text = failed.plain_text(&Uri::from_static("https://host/apis/g?a=1&b=2")).unwrap();
         assert_eq!(text, "Internal Server Error: \"/apis/g?a=1&amp;b=2\": &lt;gone&gt;");
-        assert_eq!(failed.code(), 500);
+        assert_eq!((failed.code().as_u16(), failed.detail()), (500, "<gone>"));
         assert_eq!(Rejection::NotReady.plain_text(&Uri::from_static("/")), None);
     }
 

@@ -24,7 +24,7 @@ use http::{HeaderValue, Method, Request, Response, Version};
 use rustls_pki_types::CertificateDer;
 
 pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
-use self::admission::{Admission, Kind};
+use self::admission::Admission;
 pub use self::core::{Core, CoreConfig, Inquiry, RemoteRoute, UpstreamIdentity};
 use self::forward::Destination;
 use self::headers::{ClientAddress, audit_id};
@@ -40,7 +40,6 @@ use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};
 use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Remote, Route, RoutingTable};
-use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::Drain;
 use crate::runtime::snapshot::View;
 use crate::runtime::spans::Spans;
@@ -149,6 +148,22 @@ struct Counters {
     documents: Arc<RouteMetrics>,
     objects: Arc<RouteMetrics>,
     pages: Arc<RouteMetrics>,
+}
+
+impl Counters {
+    fn of<'a>(&'a self, route: &'a Route<Upstream>, asked: Asked<'_>) -> &'a Arc<RouteMetrics> {
+        match route {
+            Route::Documents(_) => &self.documents,
+            Route::Objects => &self.objects,
+            // Counted with the other documents: series of its own, for each of thousands of
+            // versions that a client walks, would take more memory than all else about it.
+            Route::Remote(remote) if is_told_here(remote, asked) => &self.documents,
+            Route::Remote(remote) => &remote.backend.metrics,
+            Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
+                &self.pages
+            }
+        }
+    }
 }
 
 /// What passes of a request's trailers.
@@ -297,50 +312,34 @@ impl Connection {
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, upgrade, .. } = asked;
-        let Proxy { auth, counters, .. } = &*self.proxy;
+        let Auth { authenticator, authorizer, .. } = &self.proxy.auth;
         check_syntax(parts)?;
         let table = self.proxy.table.load();
         let route = table.lookup(info);
         let core = self.proxy.core.as_ref().filter(|core| core.takes(&route));
         let is_open = auth.is_open(info, core.is_some());
-        let found = auth.authenticator.authenticate(&self.auth, &parts.headers, is_open)?;
-        let mut caller = match found {
+        let mut caller = match authenticator.authenticate(&self.auth, &parts.headers, is_open)? {
             Authenticated::Known(caller) => caller,
-            Authenticated::Ask(unknown) => {
-                auth.authenticator.ask(unknown, self.asker(asked)).await?
-            }
+            Authenticated::Ask(unknown) => authenticator.ask(*unknown, self.asker(asked)).await?,
         };
         outcome.set_caller(&caller);
         outcome.sample(info, parts);
         if let Some(core) = core {
             // In a box, so that other requests' futures do not grow by it.
-            let body = std::mem::replace(body, Body::empty());
-            return Box::pin(self.ask_core(core, caller, asked, body, outcome)).await;
+            return Box::pin(self.ask_core(core, caller, asked, take(body), outcome)).await;
         }
-        outcome.set_route(match &*route {
-            Route::Documents(_) => &counters.documents,
-            Route::Objects => &counters.objects,
-            // Counted with the other documents: series of its own, for each of thousands of
-            // versions that a client walks, would take more memory than all else about it.
-            Route::Remote(remote) if is_told_here(remote, asked) => &counters.documents,
-            Route::Remote(remote) => &remote.backend.metrics,
-            Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
-                &counters.pages
-            }
-        });
-        let asker = self.asker(asked);
-        if let Some(other) = auth.authorizer.impersonate(&caller, info, parts, asker)? {
+        outcome.set_route(self.proxy.counters.of(&route, asked));
+        if let Some(other) = authorizer.impersonate(&caller, info, parts, self.asker(asked))? {
             caller = other.await?;
             outcome.set_caller(&caller);
         }
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
-            let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
-            outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
+            outcome.enter(info, &caller)?;
         }
-        let permit = match auth.authorizer.authorize(caller, info, parts.uri.query())? {
+        let permit = match authorizer.authorize(caller, info, parts.uri.query())? {
             Authorized::Permitted(permit) => permit,
             Authorized::Ask(caller) => {
-                auth.authorizer.ask(caller, info, parts, self.asker(asked)).await?
+                authorizer.ask(caller, info, parts, self.asker(asked)).await?
             }
         };
         if upgrade {
@@ -369,8 +368,8 @@ impl Connection {
                 Box::pin(self.switch(to, asked, outcome)).await
             }
             Route::Remote(remote) => {
-                let body = std::mem::replace(body, Body::empty());
-                self.forward(Destination::remote(&permit, remote), asked, body, outcome).await
+                let to = Destination::remote(&permit, remote);
+                self.forward(to, asked, take(body), outcome).await
             }
             Route::Own(page) => {
                 // In a box, so that other requests' futures do not grow by the pages'.
@@ -454,6 +453,10 @@ fn is_told_here(remote: &Remote<Upstream>, asked: Asked<'_>) -> bool {
 fn document_asked<'a>(asked: Asked<'a>, query: &'a Query) -> aggregate::Asked<'a> {
     let Asked { info, parts, .. } = asked;
     aggregate::Asked { method: &parts.method, info, headers: &parts.headers, query }
+}
+
+fn take(body: &mut Body) -> Body {
+    std::mem::replace(body, Body::empty())
 }
 
 fn query(parts: &Parts) -> Query {

@@ -159,7 +159,7 @@ async fn answer(state: &State, request: Request<Incoming>) -> Response<Full<Byte
 }
 
 /// The token is this user's.
-pub(crate) fn whose(user: Value) -> Reply {
+pub(crate) fn whose(user: &Value) -> Reply {
     (201, json!({"status": {"authenticated": true, "user": user}}))
 }
 

@@ -14,7 +14,7 @@ use crate::rig::{BOBS_TOKEN, Setup, eventually, path, within};
 const MANY: usize = 50;
 
 fn carol(_: &Value) -> Reply {
-    whose(json!({
+    whose(&json!({
         "username": "carol", "uid": "c-1", "groups": ["ops"],
         "extra": {"example.com/scope": ["one", "two"]},
     }))
@@ -131,7 +131,8 @@ async fn many_callers_with_one_token_ask_once_over_all_threads() {
         pair.rig.await_metric(name, &["status=\"blocked\""], 50.0).await;
         server.release();
     };
-    let (answers, ()) = within("all answers", async { tokio::join!(asking, releasing) }).await;
+    let all = Box::pin(async { tokio::join!(asking, releasing) });
+    let (answers, ()) = within("all answers", all).await;
     assert!(answers.iter().all(|answer| answer.status == 200));
     // One, or one a thread when the machine is slow: none waits long for another's.
     assert!((1..=2).contains(&server.tokens("carols").len()));

@@ -92,8 +92,7 @@ mod tests {
         let got = answer(body.as_bytes(), &list(audiences));
         let got = match &got {
             Ok(TokenAnswer::User(user)) => Ok(user.name.as_str()),
-            Ok(TokenAnswer::Refused(text)) => Err(text.as_str()),
-            Err(text) => Err(text.as_str()),
+            Ok(TokenAnswer::Refused(text)) | Err(text) => Err(text.as_str()),
         };
         assert_eq!(got, expected, "{status}");
     }
