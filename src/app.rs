@@ -144,8 +144,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let control =
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
-    tasks.extend(expiry);
-    tasks.extend(token_keys);
+    tasks.extend(expiry.into_iter().chain(token_keys));
     tasks.extend(inquiry.map(|inquiry| {
         tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
     }));

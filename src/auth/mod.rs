@@ -2,7 +2,8 @@
 //!
 //! `authenticate` runs one file per method in upstream's order; `impersonate` says as whom a request
 //! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded. Signed tokens are
-//! verified here (`own_tokens`: `service_accounts`, `jwt`); what cannot be decided here is asked of reviewers (`token_review`, `access_review`), whose answers are kept.
+//! verified here (`own_tokens`: `service_accounts`, `jwt`); what cannot be decided here is asked of
+//! reviewers (`token_review`, `access_review`), whose answers are kept.
 
 mod access_review;
 mod authenticate;

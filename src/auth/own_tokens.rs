@@ -273,7 +273,8 @@ mod tests {
         one_issuer(&flags, keys, generation)
     }
 
-    fn claims(groups: Value) -> Value {
+    fn claims(groups: impl Into<Value>) -> Value {
+        let groups: Value = groups.into();
         json!({"iss": ISSUER, "aud": "me", "sub": "jane", "exp": NOW + 5.0, "groups": groups})
     }
 

@@ -317,7 +317,7 @@ impl Connection {
         let table = self.proxy.table.load();
         let route = table.lookup(info);
         let core = self.proxy.core.as_ref().filter(|core| core.takes(&route));
-        let is_open = auth.is_open(info, core.is_some());
+        let is_open = self.proxy.auth.is_open(info, core.is_some());
         let mut caller = match authenticator.authenticate(&self.auth, &parts.headers, is_open)? {
             Authenticated::Known(caller) => caller,
             Authenticated::Ask(unknown) => authenticator.ask(*unknown, self.asker(asked)).await?,

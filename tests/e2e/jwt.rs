@@ -207,7 +207,7 @@ async fn a_webhook_is_asked_about_tokens_that_nobody_here_believes() {
     );
     let known = foreign.clone();
     let webhook = ReviewServer::start(move |review| match review["spec"]["token"].as_str() {
-        Some(token) if token == known => whose(json!({"username": "carol"})),
+        Some(token) if token == known => whose(&json!({"username": "carol"})),
         _ => nobodys("no"),
     });
     let pair = Pair::start_with(webhook.reviews_tokens(setup(&issuer))).await;

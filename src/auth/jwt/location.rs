@@ -1,4 +1,4 @@
-//! Where an issuer's keys are: its discovery document (OpenID Connect Discovery 1.0 §4) names the place.
+//! Where an issuer's keys are: its discovery document names the place (OIDC Discovery 1.0 §4).
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ struct Provider {
 impl Location {
     /// Fetches the keys.
     pub(super) async fn fetch(&self) -> Result<KeySet, FetchError> {
-        let Location { issuer, discovery_url, certificate_authority } = self;
+        let Self { issuer, discovery_url, certificate_authority } = self;
         let client = client(certificate_authority)?;
         let discovery = match discovery_url {
             Some(url) => url.clone(),

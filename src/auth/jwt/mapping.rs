@@ -271,7 +271,8 @@ mod tests {
     }
 
     fn user(mapping: &Mapping, claims: Value) -> Result<User, String> {
-        mapping.user(claims.as_object().unwrap().clone())
+        let Value::Object(claims) = claims else { panic!("no claims: {claims}") };
+        mapping.user(claims)
     }
 
     #[track_caller]

@@ -1,4 +1,4 @@
-//! JSON Web Tokens of issuers that a configuration names: OpenID Connect's ID tokens and the like
+//! JSON Web Tokens of issuers that a configuration names: ID tokens of OIDC and the like
 //! (`plugin/pkg/authenticator/token/oidc` upstream).
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! CEL expressions of an AuthenticationConfiguration, over `claims` or `user`.
+//! CEL expressions of an `AuthenticationConfiguration`, over `claims` or `user`.
 //!
 //! The library checks no types and counts no cost, so what upstream refuses at load is refused here
 //! when it is evaluated, and both its work and the size of what it makes are bounded; it is never
