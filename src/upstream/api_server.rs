@@ -106,14 +106,18 @@ impl ApiServer {
         self.post_over(pool, &self.upstream, path, json, (&headers, timeout)).await
     }
 
-    /// Reads a document as portico itself, in the same way.
+    /// Reads a document of this media type as portico itself, in the same way.
     pub async fn get(
         &self,
         pool: &Arc<Pool>,
-        path: &str,
+        (path, media_type): (&str, &HeaderValue),
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), Fault> {
-        let headers = || self.own_headers();
+        let headers = || {
+            let mut headers = self.own_headers();
+            headers.insert(ACCEPT, media_type.clone());
+            headers
+        };
         let rest = (&headers as &(dyn Fn() -> HeaderMap + Sync), timeout);
         self.send(pool, &self.upstream, (Method::GET, path), Bytes::new(), rest).await
     }
@@ -154,8 +158,8 @@ impl ApiServer {
             let mut headers = headers();
             if !json.is_empty() {
                 headers.insert(CONTENT_TYPE, JSON);
+                headers.insert(ACCEPT, JSON);
             }
-            headers.insert(ACCEPT, JSON);
             headers.insert(USER_AGENT, AGENT);
             headers
         };

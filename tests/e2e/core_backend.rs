@@ -220,7 +220,10 @@ async fn serve(
             }
             if request.uri().path() == KEYS {
                 let keys = json!({ "keys": *keys.lock().unwrap() });
-                return Ok(response(StatusCode::OK, &keys));
+                // As kube-apiserver does.
+                let is_wanted = request.headers()["accept"] == "application/jwk-set+json";
+                let code = if is_wanted { StatusCode::OK } else { StatusCode::NOT_ACCEPTABLE };
+                return Ok(response(code, &keys));
             }
             if DELEGATED.contains(&request.uri().path()) {
                 return Ok(delegated(&reviews, request).await);

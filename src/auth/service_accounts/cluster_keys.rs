@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use super::super::jwt::{KeySet, KeysError};
 use crate::model::fault::Fault;
 use crate::upstream::{ApiServer, Pool};
 
 /// Where they are.
-pub(super) const PATH: &str = "/openid/v1/jwks";
+const PATH: &str = "/openid/v1/jwks";
+/// What they are; kube-apiserver answers 406 to who does not name it (RFC 7517 §8.5.2).
+const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/jwk-set+json");
 
 /// How long the answer may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +34,7 @@ pub(super) async fn fetch(
     server: &ApiServer,
     pool: &Arc<Pool>,
 ) -> Result<KeySet, ClusterKeysError> {
-    match server.get(pool, PATH, TIMEOUT).await {
+    match server.get(pool, (PATH, &MEDIA_TYPE), TIMEOUT).await {
         Ok((StatusCode::OK, json)) => Ok(KeySet::from_jwks(&json)?),
         Ok((status, _)) => Err(ClusterKeysError::Status(status)),
         Err(fault) => Err(ClusterKeysError::Fault(fault)),

@@ -118,7 +118,8 @@ impl ServiceAccounts {
         pool: Arc<Pool>,
         metrics: &TokenMetrics,
     ) -> (Self, AbortOnDrop) {
-        let keys = FetchedKeys::new(cluster_keys::PATH, RETRY_INTERVAL);
+        let issuer = config.issuers.first().map_or("", String::as_str);
+        let keys = FetchedKeys::new(issuer, RETRY_INTERVAL);
         let fetching = Arc::clone(&keys)
             .run(metrics.clone(), async move || cluster_keys::fetch(&server, &pool).await);
         let task = spawn_owned("cluster-keys", fetching);
