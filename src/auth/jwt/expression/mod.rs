@@ -1,9 +1,11 @@
 //! CEL expressions of an `AuthenticationConfiguration`, over `claims` or `user`.
 //!
-//! The library checks no types and counts no cost, so what upstream refuses at load is refused here
-//! when it is evaluated, and both its work and the size of what it makes are bounded; it is never
+//! The library checks no types and counts no cost, so most of what upstream refuses at load is refused
+//! here when it is evaluated, and both its work and the size of what it makes are bounded; it is never
 //! taken for true. Where it is more lenient than cel-go the tree is rewritten before it is used: a
 //! field of what has no fields is an error and not `false`, and a missing field behind `.?` is none.
+
+mod types;
 
 use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
@@ -43,6 +45,7 @@ static FUNCTIONS: LazyLock<Context<'static>> = LazyLock::new(|| {
     context.add_function(HAS_FIELD, has_field);
     context.add_function(STEP, step);
     context.add_function(BOUNDED, bounded);
+    context.add_function("dyn", |value: Value| -> ResolveResult { Ok(value) });
     context
 });
 
@@ -57,7 +60,9 @@ pub(super) struct Expression {
     pub(super) source: String,
     tree: IdedExpr,
     /// The fields that it selects of its variable.
-    fields: BTreeSet<String>,
+    pub(super) fields: BTreeSet<String>,
+    /// True when it can be known without a value that it gives no boolean.
+    pub(super) is_never_bool: bool,
 }
 
 /// The variable that expressions are evaluated over.
@@ -89,16 +94,17 @@ impl Expression {
             check_depth(&tree, DEPTH_MAX)?;
             let mut names = Names { variable, bound: Vec::new(), fields: BTreeSet::new() };
             names.check(&tree)?;
+            let is_never_bool = types::is_never_bool(&tree, variable);
             rewrite(&mut tree);
-            Ok((tree, names.fields))
+            Ok((tree, names.fields, is_never_bool))
         };
         // However it ends, a tree that is too deep is dropped there too.
         let thread = std::thread::Builder::new().stack_size(PARSER_STACK).spawn(parse);
         let parsed = thread.map_err(|error| format!("no thread to parse it: {error}"))?.join();
-        let (tree, fields) = parsed.unwrap_or_else(|_| {
+        let (tree, fields, is_never_bool) = parsed.unwrap_or_else(|_| {
             Err("compilation failed: the parser cannot cope with it".to_owned())
         })?;
-        Ok(Self { source: source.to_owned(), tree, fields })
+        Ok(Self { source: source.to_owned(), tree, fields, is_never_bool })
     }
 
     /// True when the expression selects `field` of its variable.

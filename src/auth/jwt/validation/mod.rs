@@ -1,11 +1,14 @@
 //! Checks a configuration as upstream does (`pkg/apis/apiserver/validation`), and prepares its
 //! expressions. All faults are reported together, each with its field.
 
-use std::collections::{BTreeMap, HashSet};
+mod flags;
+
+use std::collections::HashSet;
 
 use reqwest::Url;
 use serde_json::Value;
 
+use super::Algorithm;
 use super::configuration::{
     AuthenticationConfiguration, ClaimMappings, ClaimValidationRule, ExtraMapping, IssuerSettings,
     JwtAuthenticator, PrefixedClaimOrExpression, UserValidationRule,
@@ -13,16 +16,19 @@ use super::configuration::{
 use super::expression::Expression;
 use super::location::Location;
 use super::mapping::{CLAIMS, ClaimRule, Mapping, Rule, Source, USER};
-use super::{Algorithm, OidcFlags};
 use crate::model::field_error::FieldError;
 use crate::model::selector::is_subdomain;
 use crate::tls::certificates;
+
+pub(super) use flags::of_flags;
 
 /// Issuers in a file.
 const ISSUERS_MAX: usize = 64;
 
 const MATCH_ANY: &str = "MatchAny";
 const BOTH: &str = "claim and expression can't both be set";
+/// What a user has in expressions.
+const USER_FIELDS: [&str; 4] = ["username", "uid", "groups", "extra"];
 const RESERVED: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
 /// Where anonymous callers are let in; none for everywhere.
@@ -98,71 +104,6 @@ pub(super) fn read(text: &str, disallowed: &[String]) -> Result<Read, Vec<String
     }
 }
 
-/// The one issuer of the flags; `authority` is PEM text.
-pub(super) fn of_flags(
-    flags: &OidcFlags,
-    authority: String,
-    disallowed: &[String],
-) -> Result<Rules, Vec<String>> {
-    let default_prefix = || match &*flags.username_claim {
-        "email" => String::new(),
-        _ => format!("{}#", flags.issuer_url),
-    };
-    let username_prefix = match flags.username_prefix.as_deref() {
-        None | Some("") => default_prefix(),
-        Some("-") => String::new(),
-        Some(prefix) => prefix.to_owned(),
-    };
-    let required: BTreeMap<&String, &String> =
-        flags.required_claims.iter().map(|(claim, value)| (claim, value)).collect();
-    let rule = |(claim, value): (&&String, &&String)| ClaimValidationRule {
-        claim: (*claim).clone(),
-        required_value: (*value).clone(),
-        ..ClaimValidationRule::default()
-    };
-    let authenticator = JwtAuthenticator {
-        issuer: IssuerSettings {
-            url: flags.issuer_url.clone(),
-            certificate_authority: authority,
-            audiences: Some(vec![flags.client_id.clone()]),
-            ..IssuerSettings::default()
-        },
-        claim_validation_rules: Some(required.iter().map(rule).collect()),
-        claim_mappings: ClaimMappings {
-            username: PrefixedClaimOrExpression {
-                claim: flags.username_claim.clone(),
-                prefix: Some(username_prefix),
-                expression: String::new(),
-            },
-            groups: PrefixedClaimOrExpression {
-                claim: flags.groups_claim.clone().unwrap_or_default(),
-                prefix: Some(flags.groups_prefix.clone()),
-                expression: String::new(),
-            },
-            ..ClaimMappings::default()
-        },
-        user_validation_rules: None,
-    };
-    let mut check = Check { disallowed, faults: Vec::new() };
-    let rules = check.authenticator("oidc", &authenticator, &flags.signing_algorithms);
-    rules
-        .filter(|_| check.faults.is_empty())
-        .ok_or_else(|| check.faults.iter().map(flag_fault).collect())
-}
-
-/// A fault with the flag in the place of the field that was made of it.
-fn flag_fault(fault: &FieldError) -> String {
-    let flags = [
-        ("oidc.issuer.url", "--oidc-issuer-url"),
-        ("oidc.issuer.audiences", "--oidc-client-id"),
-        ("oidc.issuer.certificateAuthority", "--oidc-ca-file"),
-        ("oidc.claimMappings.username", "--oidc-username-claim"),
-        ("oidc.claimValidationRules", "--oidc-required-claim"),
-    ];
-    let flag = flags.into_iter().find(|(field, _)| fault.field.starts_with(field));
-    format!("{}: {}", flag.map_or(&*fault.field, |(_, flag)| flag), fault.text)
-}
-
 /// Collects faults.
 struct Check<'a> {
     disallowed: &'a [String],
@@ -212,8 +153,9 @@ impl Check<'_> {
             self.required(&field, "");
         } else {
             if self.disallowed.contains(&issuer.url) {
+                let disallowed = self.disallowed.join(" ");
                 let detail =
-                    format!("URL must not overlap with disallowed issuers: {:?}", self.disallowed);
+                    format!("URL must not overlap with disallowed issuers: [{disallowed}]");
                 self.invalid(&field, &issuer.url.as_str().into(), &detail);
             }
             self.url(&field, &issuer.url);
@@ -298,6 +240,26 @@ impl Check<'_> {
             .ok()
     }
 
+    /// An expression that must be true.
+    fn rule(
+        &mut self,
+        field: &str,
+        (source, variable): (&str, &'static str),
+        message: &str,
+    ) -> Option<Rule> {
+        let expression = self.expression(field, source, variable)?;
+        let is_field = |name: &&String| USER_FIELDS.contains(&name.as_str());
+        if let Some(unknown) = expression.fields.iter().find(|name| !is_field(name))
+            && variable == USER
+        {
+            let detail = format!("compilation failed: undefined field '{unknown}'");
+            self.invalid(field, &source.into(), &detail);
+        } else if expression.is_never_bool {
+            self.invalid(field, &source.into(), "must evaluate to bool");
+        }
+        Some(Rule { expression, message: message.to_owned() })
+    }
+
     fn claim_rules(&mut self, path: &str, rules: &[ClaimValidationRule]) -> Vec<ClaimRule> {
         let (mut claims, mut expressions) = (HashSet::new(), HashSet::new());
         let mut checked = Vec::with_capacity(rules.len());
@@ -330,12 +292,8 @@ impl Check<'_> {
                         self.faults.push(FieldError::duplicate(&field, &rule.expression));
                         continue;
                     }
-                    let expression = self.expression(&field, &rule.expression, CLAIMS);
-                    let message = rule.message.clone();
-                    checked.extend(
-                        expression
-                            .map(|expression| ClaimRule::Expression(Rule { expression, message })),
-                    );
+                    let rule = self.rule(&field, (&rule.expression, CLAIMS), &rule.message);
+                    checked.extend(rule.map(ClaimRule::Expression));
                 }
             }
         }
@@ -351,8 +309,8 @@ impl Check<'_> {
                 self.required(&field, "");
             } else if !expressions.insert(&rule.expression) {
                 self.faults.push(FieldError::duplicate(&field, &rule.expression));
-            } else if let Some(expression) = self.expression(&field, &rule.expression, USER) {
-                checked.push(Rule { expression, message: rule.message.clone() });
+            } else {
+                checked.extend(self.rule(&field, (&rule.expression, USER), &rule.message));
             }
         }
         checked

@@ -1,5 +1,6 @@
 //! Faults of configurations, each with its field.
 
+use super::super::OidcFlags;
 use super::*;
 
 const HEAD: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
@@ -187,6 +188,64 @@ fn claim_rules_are_a_claim_or_an_expression() {
 }
 
 #[test]
+fn rules_must_be_able_to_be_true() {
+    let rules = |rules: &[&str]| {
+        let lines: Vec<String> =
+            rules.iter().map(|rule| format!("  - {{expression: \"{rule}\"}}\n")).collect();
+        issuer(&format!("  claimValidationRules:\n{}", lines.concat()))
+    };
+    check_valid(&rules(&[
+        "has(claims.a)",
+        "claims.a && true",
+        "!claims.a",
+        "claims.a ? true : false",
+        "claims.a.startsWith('x')",
+        "[true][0]",
+        "{'a': true}.a",
+        "claims.?a.hasValue()",
+        "'a' in claims.a",
+        "sets.contains(claims.a, ['x'])",
+        "claims.?a.orValue(true) == true",
+        "dyn(claims.a) == 'x'",
+        "['a'].all(x, x == 'a')",
+    ]));
+    // Each is refused by kube-apiserver, too.
+    for rule in [
+        "1",
+        "'x'",
+        "null",
+        "[true]",
+        "claims",
+        "claims.a",
+        "claims.a.b",
+        "claims.a[0]",
+        "claims.?a.orValue(true)",
+        "claims.?a",
+        "dyn(true)",
+        "size(claims.a)",
+        "claims.a + claims.b",
+        "claims.a ? claims.b : true",
+        "claims.a ? 'x' : 'y'",
+    ] {
+        let fault = format!(
+            "jwt[0].claimValidationRules[0].expression: Invalid value: \"{rule}\": must evaluate to bool"
+        );
+        check_faults(&rules(&[rule]), &[&fault]);
+    }
+    check_faults(
+        &issuer(
+            "  userValidationRules:\n  - {expression: user.username}\n  \
+             - {expression: 'user.nothing == 1'}\n",
+        ),
+        &[
+            "jwt[0].userValidationRules[0].expression: Invalid value: \"user.username\": must evaluate to bool",
+            "jwt[0].userValidationRules[1].expression: Invalid value: \"user.nothing == 1\": compilation \
+             failed: undefined field 'nothing'",
+        ],
+    );
+}
+
+#[test]
 fn mappings_are_a_claim_or_an_expression() {
     check_faults(
         &with(URL, "claim: sub, expression: claims.sub"),
@@ -254,7 +313,8 @@ fn names_from_addresses_need_a_look_at_whether_they_are_verified() {
                  claims.email_verified must be used";
     check_faults(&with(URL, "expression: claims.email"), &[fault]);
     check_valid(&with(URL, "expression: \"claims.email_verified ? claims.email : claims.sub\""));
-    let rule = "  claimValidationRules: [{expression: 'claims.?email_verified.orValue(true)'}]\n";
+    let rule =
+        "  claimValidationRules: [{expression: 'claims.?email_verified.orValue(true) == true'}]\n";
     check_valid(&format!("{}{rule}", with(URL, "expression: claims.email")));
     check_valid(&with(URL, "claim: email, prefix: ''"));
 }
