@@ -14,6 +14,7 @@
 mod backend;
 mod client;
 mod core_backend;
+mod core_discovery;
 mod discovery_backend;
 mod http1_client;
 mod http2_client;
