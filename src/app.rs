@@ -101,7 +101,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
-    let (auth, token_keys) = auth(&config.auth, core.as_ref(), &upstream_config, &metrics)?;
+    let (auth, mut tasks) = auth(&config.auth, core.as_ref(), &upstream_config, &metrics)?;
     let services = Services {
         auth,
         table,
@@ -138,14 +138,13 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let address = frontend.address()?;
     inside.clients.get_or_init(|| frontend.connections_by_thread());
 
-    let expiry = [
+    tasks.extend([
         tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
         tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
-    ];
+    ]);
     let control =
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
-    let mut tasks = control_tasks(config, control, store, &readiness);
-    tasks.extend(expiry.into_iter().chain(token_keys));
+    tasks.extend(control_tasks(config, control, store, &readiness));
     tasks.extend(inquiry.map(|inquiry| {
         tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
     }));
