@@ -21,6 +21,7 @@ mod reviews;
 mod service_accounts;
 mod token_file;
 mod token_review;
+mod trust;
 mod websocket_protocol;
 mod x509;
 
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use access_review::{AccessReviewRules, AccessReviews};
-pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
+pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
 pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
@@ -42,14 +43,16 @@ pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
 pub use token_file::{TokenFileError, Tokens};
 pub use token_review::{TokenReviewRules, TokenReviews};
+pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
 
 use crate::model::request_info::RequestInfo;
+use crate::runtime::snapshot::View;
 use crate::upstream::Pool;
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHeaderConfig {
     /// Common names that may act as front proxy; empty for any the authority vouches for.
     pub allowed_names: Vec<String>,
@@ -161,8 +164,8 @@ pub struct Auth {
     pub authenticator: Authenticator,
     /// Decides what they may do.
     pub authorizer: Authorizer,
-    /// Knows which headers carry identity.
-    pub identity_headers: Arc<IdentityHeaders>,
+    /// Who vouches for callers, and which headers carry identity.
+    pub trust: View<Trust>,
     /// The paths of [`Anonymous::OnPaths`].
     pub anonymous_paths: Option<Vec<String>>,
 }

@@ -39,6 +39,8 @@ pub struct OwnTokens {
     issuers: View<Issuers>,
     verified: Cache<Key, Verified, RandomState>,
     secret: Secret,
+    /// What keeps keys and rules up to date.
+    _tasks: Vec<AbortOnDrop>,
 }
 
 /// A token that counts.
@@ -60,8 +62,6 @@ pub struct StartedTokens {
     pub own_tokens: Option<OwnTokens>,
     /// What the file of `--authentication-config` says of anonymous callers.
     pub anonymous: Option<AnonymousRule>,
-    /// What keeps keys and rules up to date, for as long as they are kept.
-    pub tasks: Vec<AbortOnDrop>,
 }
 
 /// Why tokens cannot be verified.
@@ -143,21 +143,22 @@ impl OwnTokens {
         };
         let is_needed =
             service_accounts.is_some() || config.jwt.file.is_some() || config.jwt.oidc.is_some();
-        let own_tokens = is_needed.then(|| Self::new(service_accounts, started.issuers));
+        let own_tokens = is_needed.then(|| Self::new(service_accounts, started.issuers, tasks));
         let own_tokens = own_tokens.transpose().map_err(OwnTokensError::System)?;
-        Ok(StartedTokens { own_tokens, anonymous: started.anonymous, tasks })
+        Ok(StartedTokens { own_tokens, anonymous: started.anonymous })
     }
 
     fn new(
         service_accounts: Option<ServiceAccounts>,
         issuers: View<Issuers>,
+        tasks: Vec<AbortOnDrop>,
     ) -> Result<Self, String> {
         let verified = Cache::builder()
             .max_capacity(VERIFIED_BYTES_MAX)
             .weigher(|_, verified: &Verified| verified.bytes)
             .time_to_live(VERIFIED_TTL)
             .build_with_hasher(RandomState::default());
-        Ok(Self { service_accounts, issuers, verified, secret: Secret::new()? })
+        Ok(Self { service_accounts, issuers, verified, secret: Secret::new()?, _tasks: tasks })
     }
 
     /// Whose token it is.
@@ -298,7 +299,7 @@ mod tests {
     fn a_token_is_remembered_until_it_ends_or_other_rules_are_in_force() {
         let signer = Signer::new(Algorithm::Es256, "k");
         let (publisher, view) = Publisher::new(issuers(&signer, "one:", 1));
-        let own = OwnTokens::new(None, view).unwrap();
+        let own = OwnTokens::new(None, view, Vec::new()).unwrap();
         let token = signer.token(&claims(json!(["a"])));
         let verify = |now| own.verify_at(token.as_bytes(), now);
         assert_eq!(name(verify(NOW)), "one:jane");
@@ -317,7 +318,7 @@ mod tests {
     #[test]
     fn what_cannot_be_carried_is_refused() {
         let signer = Signer::new(Algorithm::Es256, "k");
-        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1))).unwrap();
+        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1)), Vec::new()).unwrap();
         let verify = |groups| own.verify_at(signer.token(&claims(groups)).as_bytes(), NOW);
         assert_eq!(name(verify(json!(vec!["g"; 3900]))), "jane");
         check_refused(verify(json!(vec!["g"; 4000])), "at most 131072 are allowed");
@@ -333,7 +334,7 @@ mod tests {
     #[test]
     fn what_is_not_signed_or_not_text_is_nobodys() {
         let signer = Signer::new(Algorithm::Es256, "k");
-        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1))).unwrap();
+        let own = OwnTokens::new(None, View::fixed(issuers(&signer, "-", 1)), Vec::new()).unwrap();
         for token in [&b"secret"[..], b"", b"a.b", b"a.b.c", b"a.b.c.d", b"\xff.\xff.\xff"] {
             assert!(matches!(own.verify_at(token, NOW), OwnVerdict::NotMine));
         }

@@ -1,7 +1,7 @@
 //! A backend that plays kube-apiserver: it says whom it takes its callers for, switches protocols,
 //! and tells what it received, with the certificate that was shown to it.
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::backend::{Backend, HTTP2, Sent, State, answer, full, told};
+use crate::cluster::Cluster;
 use crate::issuer::SigningKey;
 use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
@@ -59,6 +60,8 @@ pub(crate) enum Manner {
 /// The core.
 pub(crate) struct Core {
     pub(crate) backend: Backend,
+    /// Its objects.
+    pub(crate) cluster: Cluster,
     manner: Arc<Mutex<Manner>>,
     reviews: Reviews,
     keys: Keys,
@@ -69,6 +72,15 @@ type Keys = Arc<Mutex<Vec<Value>>>;
 /// Each with the Authorization header that it came with.
 type Reviews = Arc<Mutex<Vec<Value>>>;
 
+/// What the core answers by.
+#[derive(Clone)]
+struct Scripted {
+    manner: Arc<Mutex<Manner>>,
+    cluster: Cluster,
+    reviews: Reviews,
+    keys: Keys,
+}
+
 impl Core {
     pub(crate) fn start(manner: Manner) -> Self {
         Self::start_as(manner, "127.0.0.1")
@@ -77,15 +89,20 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let (reviews, keys) = (Reviews::default(), Keys::default());
-        let serving = (Arc::clone(&manner), Arc::clone(&reviews), Arc::clone(&keys));
+        let scripted = Scripted {
+            manner,
+            cluster: Cluster::new(),
+            reviews: Reviews::default(),
+            keys: Keys::default(),
+        };
+        let serving = scripted.clone();
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
-            let (manner, reviews) = (Arc::clone(&serving.0), Arc::clone(&serving.1));
-            let keys = Arc::clone(&serving.2);
-            async move { serve(stream, number, state, manner, (reviews, keys)).await }
+            let serving = serving.clone();
+            async move { serve(stream, number, state, serving).await }
         });
-        Self { backend, manner, reviews, keys }
+        let Scripted { manner, cluster, reviews, keys } = scripted;
+        Self { backend, cluster, manner, reviews, keys }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -198,23 +215,21 @@ fn tls(pair: &PemPair) -> ServerConfig {
     config
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
-    number: usize,
-    state: Arc<State>,
-    manner: Arc<Mutex<Manner>>,
-    (reviews, keys): (Reviews, Keys),
-) {
+async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, scripted: Scripted) {
     let certificate = common_name(&stream);
-    let now = *manner.lock().unwrap();
+    let now = *scripted.manner.lock().unwrap();
     if now == Manner::Hangs {
         return;
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let (reviews, keys) = (Arc::clone(&reviews), Arc::clone(&keys));
+        let Scripted { manner, cluster, reviews, keys } = scripted.clone();
         let manner = *manner.lock().unwrap();
         async move {
+            if manner == Manner::Hangs {
+                // Ends connections that were open before, too.
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
             }
@@ -225,6 +240,9 @@ async fn serve(
                 let code = if is_wanted { StatusCode::OK } else { StatusCode::NOT_ACCEPTABLE };
                 return Ok(response(code, &keys));
             }
+            if Cluster::concerns(&request) {
+                return Ok(cluster.answer(request).await);
+            }
             if DELEGATED.contains(&request.uri().path()) {
                 return Ok(delegated(&reviews, request).await);
             }
@@ -233,7 +251,7 @@ async fn serve(
             if request.headers().contains_key("upgrade") {
                 return Ok(switch(&state, number, request).await);
             }
-            Ok::<_, Infallible>(answer(&state, number, request).await)
+            Ok::<_, io::Error>(answer(&state, number, request).await)
         }
     });
     let http = auto::Builder::new(TokioExecutor::new());

@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod core_backend;
 mod core_discovery;
 mod discovery_backend;
@@ -32,6 +33,7 @@ mod bench_fleet;
 mod core;
 mod core_reviews;
 mod core_tokens;
+mod core_watches;
 mod core_ways;
 mod deadlines;
 mod discovery;
