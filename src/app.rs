@@ -19,7 +19,10 @@ use tokio::time::{Instant, interval, timeout};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Reviews, Tokens, Trust};
+use crate::auth::{
+    self, Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, GivenTrust, Mode, OwnTokens,
+    Reviews, StartedTokens, Tokens, Trust,
+};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::watch::{Cluster, Seen, Servers};
@@ -308,10 +311,13 @@ fn auth(
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
+    let signed = OwnTokens::start(config, core.map(Core::server), upstream, &metrics.tokens)?;
+    let StartedTokens { own_tokens, anonymous: rule } = signed;
     let first = trust.load();
     let names_nobody =
         first.client.is_none() && first.request_header.is_none() && !first.is_pending;
-    if names_nobody && tokens.is_empty() && reviews.tokens.is_none() {
+    let reads_tokens = !tokens.is_empty() || own_tokens.is_some() || reviews.tokens.is_some();
+    if names_nobody && !reads_tokens {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -325,11 +331,40 @@ fn auth(
              every client can be anybody"
         );
     }
-    let authenticator = Authenticator::new(trust.clone(), tokens, config.anonymous, metrics)
+    let (anonymous, anonymous_paths) = anonymous(config, rule, &reviews.modes)?;
+    let authenticator = Authenticator::new(trust.clone(), tokens, anonymous, metrics)
         .map_err(anyhow::Error::msg)?
+        .with_own_tokens(own_tokens)
         .with_reviews(reviews.tokens);
     let authorizer = Authorizer::new(reviews.modes, &config.always_allow_paths, metrics);
-    Ok(Auth { authenticator, authorizer, trust })
+    Ok(Auth { authenticator, authorizer, trust, anonymous_paths })
+}
+
+/// What the flag and the file together say of callers without credentials.
+fn anonymous(
+    config: &auth::Config,
+    rule: Option<AnonymousRule>,
+    modes: &[Mode],
+) -> anyhow::Result<(Anonymous, Option<Vec<String>>)> {
+    let Some(rule) = rule else { return Ok((config.anonymous, None)) };
+    anyhow::ensure!(
+        config.anonymous == Anonymous::default(),
+        "--anonymous-auth: cannot be set when the authentication configuration file says who is \
+         anonymous"
+    );
+    let always_allows = modes.iter().any(|mode| matches!(mode, Mode::AlwaysAllow));
+    match rule {
+        AnonymousRule::Refused => Ok((Anonymous::Refused, None)),
+        AnonymousRule::OnPaths(paths) => Ok((Anonymous::OnPaths, Some(paths))),
+        AnonymousRule::Accepted => {
+            anyhow::ensure!(
+                !always_allows,
+                "--authentication-config: anonymous: enabled together with the authorization mode \
+                 AlwaysAllow would let everybody do everything"
+            );
+            Ok((Anonymous::Accepted, None))
+        }
+    }
 }
 
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {

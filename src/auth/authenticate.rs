@@ -18,6 +18,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller::Caller;
 use super::kept_reviews::NoAnswer;
+use super::own_tokens::{OwnTokens, OwnVerdict};
 use super::token_file::Tokens;
 use super::token_review::{Known, TokenReviews};
 use super::{
@@ -34,6 +35,7 @@ use crate::tls::client_chain::{ClientAuthority, earliest_expiry, leaf};
 pub struct Authenticator {
     trust: View<Trust>,
     tokens: Tokens,
+    own_tokens: Option<OwnTokens>,
     reviews: Option<TokenReviews>,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
@@ -92,6 +94,11 @@ const VERDICTS_MAX: usize = 1024;
 
 const INVALID_TOKEN: &str = "invalid bearer token";
 
+/// Why a token does not count, when more than one has looked at it.
+fn joined(before: Option<String>, error: &str) -> String {
+    before.map_or_else(|| error.to_owned(), |before| format!("{before}, {error}"))
+}
+
 /// A certificate chain, leaf first.
 type Chain = Vec<CertificateDer<'static>>;
 
@@ -144,6 +151,7 @@ impl Authenticator {
         Ok(Self {
             trust,
             tokens,
+            own_tokens: None,
             reviews: None,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
@@ -152,6 +160,12 @@ impl Authenticator {
             succeeded: metrics.authentication.with_label_values(&["success"]),
             failed: metrics.authentication.with_label_values(&["failure"]),
         })
+    }
+
+    /// Verifies signed tokens too; to be called before the authenticator is shared.
+    #[must_use]
+    pub fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
+        Self { own_tokens, ..self }
     }
 
     /// Asks about tokens too; to be called before the authenticator is shared.
@@ -212,13 +226,23 @@ impl Authenticator {
         if let Some(caller) = self.tokens.find(token) {
             return Ok(Ok(Arc::clone(caller)));
         }
+        let mut own = self.verified_here(token);
+        if let OwnVerdict::KeyUnknown(keys, _) = own {
+            keys.fetched(asker.deadline).await;
+            own = self.verified_here(token);
+        }
+        let refused = match own {
+            OwnVerdict::Caller(caller) => return Ok(Ok(caller)),
+            OwnVerdict::Refused(error) | OwnVerdict::KeyUnknown(_, error) => Some(error),
+            OwnVerdict::NotMine => None,
+        };
         let (Some(reviews), Ok(token)) = (&self.reviews, str::from_utf8(token)) else {
-            return Ok(Err(INVALID_TOKEN.to_owned()));
+            return Ok(Err(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())));
         };
         match reviews.ask(token, asker).await {
             Ok(Ok(caller)) => Ok(Ok(caller)),
-            Ok(Err(reason)) => Ok(Err(reason.as_ref().to_owned())),
-            Err(NoAnswer::Failed(error)) => Ok(Err(error)),
+            Ok(Err(reason)) => Ok(Err(joined(refused, &reason))),
+            Err(NoAnswer::Failed(error)) => Ok(Err(joined(refused, &error))),
             Err(NoAnswer::Deadline) => Err(Rejection::ReviewDeadline),
         }
     }
@@ -238,8 +262,10 @@ impl Authenticator {
             // Whose certificate cannot be judged yet must not be taken for nobody.
             _ if has_certificate && self.trust.load().is_pending => Err(Rejection::NotReady),
             Anonymous::Accepted => Ok(Arc::clone(&self.anonymous_caller)),
-            Anonymous::AlwaysAllowPaths if always_allowed => Ok(Arc::clone(&self.anonymous_caller)),
-            Anonymous::AlwaysAllowPaths | Anonymous::Refused => {
+            Anonymous::AlwaysAllowPaths | Anonymous::OnPaths if always_allowed => {
+                Ok(Arc::clone(&self.anonymous_caller))
+            }
+            Anonymous::AlwaysAllowPaths | Anonymous::OnPaths | Anonymous::Refused => {
                 Err(self.refused("no credentials provided".to_owned()))
             }
         }
@@ -318,14 +344,24 @@ impl Authenticator {
         if let Some(caller) = self.tokens.find(token) {
             return OfToken::Caller(Arc::clone(caller));
         }
+        let refused = match self.verified_here(token) {
+            OwnVerdict::Caller(caller) => return OfToken::Caller(caller),
+            OwnVerdict::KeyUnknown(..) => return OfToken::Ask,
+            OwnVerdict::Refused(error) => Some(error),
+            OwnVerdict::NotMine => None,
+        };
         match (&self.reviews, str::from_utf8(token)) {
             (Some(reviews), Ok(token)) => match reviews.look(token) {
                 Known::Reviewed(Ok(caller)) => OfToken::Caller(caller),
-                Known::Reviewed(Err(reason)) => OfToken::Refused(reason.as_ref().to_owned()),
+                Known::Reviewed(Err(reason)) => OfToken::Refused(joined(refused, &reason)),
                 Known::Ask => OfToken::Ask,
             },
-            _ => OfToken::Refused(INVALID_TOKEN.to_owned()),
+            _ => OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())),
         }
+    }
+
+    fn verified_here(&self, token: &[u8]) -> OwnVerdict {
+        self.own_tokens.as_ref().map_or(OwnVerdict::NotMine, |own| own.verify(token))
     }
 
     /// The verdict on the connection's certificate, judged anew only when the authorities have

@@ -1,8 +1,9 @@
 //! Who is calling, and whether they may.
 //!
 //! `authenticate` runs one file per method in upstream's order; `impersonate` says as whom a request
-//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded. What cannot be
-//! decided here is asked of reviewers (`token_review`, `access_review`), whose answers are kept.
+//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded. Signed tokens are
+//! verified here (`own_tokens`: `service_accounts`, `jwt`); what cannot be decided here is asked of
+//! reviewers (`token_review`, `access_review`), whose answers are kept.
 
 mod access_review;
 mod authenticate;
@@ -11,10 +12,13 @@ mod caller;
 mod digest;
 mod identity_headers;
 mod impersonate;
+mod jwt;
 mod kept_reviews;
+mod own_tokens;
 mod request_header;
 mod reviewer;
 mod reviews;
+mod service_accounts;
 mod token_file;
 mod token_review;
 mod trust;
@@ -30,13 +34,19 @@ pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
 pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
+pub use jwt::{
+    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,
+};
+pub use own_tokens::{OwnTokens, OwnTokensError, OwnVerdict, StartedTokens};
 pub use reviewer::Reviewer;
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
+pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
 pub use token_file::{TokenFileError, Tokens};
 pub use token_review::{TokenReviewRules, TokenReviews};
 pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
 
+use crate::model::request_info::RequestInfo;
 use crate::runtime::snapshot::View;
 use crate::upstream::Pool;
 
@@ -79,6 +89,8 @@ pub enum Anonymous {
     Accepted,
     /// They are refused everywhere.
     Refused,
+    /// They are the user `system:anonymous` on the paths that a configuration file names.
+    OnPaths,
 }
 
 /// One way to authorize requests (`--authorization-mode`).
@@ -113,6 +125,10 @@ pub struct Config {
     pub request_header: RequestHeaderConfig,
     /// Static tokens (`--token-auth-file`).
     pub token_file: Option<PathBuf>,
+    /// Issuers of tokens.
+    pub jwt: JwtConfig,
+    /// Service accounts' tokens.
+    pub service_accounts: ServiceAccountConfig,
     /// Callers without credentials.
     pub anonymous: Anonymous,
     /// The authorizers; the first that allows or denies counts. When there are none, the API server
@@ -131,6 +147,8 @@ impl Default for Config {
             requestheader_client_ca_file: None,
             request_header: RequestHeaderConfig::default(),
             token_file: None,
+            jwt: JwtConfig::default(),
+            service_accounts: ServiceAccountConfig::default(),
             anonymous: Anonymous::default(),
             authorization_modes: Vec::new(),
             reviews: ReviewConfig::default(),
@@ -148,4 +166,17 @@ pub struct Auth {
     pub authorizer: Authorizer,
     /// Who vouches for callers, and which headers carry identity.
     pub trust: View<Trust>,
+    /// The paths of [`Anonymous::OnPaths`].
+    pub anonymous_paths: Option<Vec<String>>,
+}
+
+impl Auth {
+    /// True for paths that callers without credentials may ask for. What goes `to_core` is
+    /// kube-apiserver's to decide, for them too, unless a configuration file names the paths.
+    pub fn is_open(&self, info: &RequestInfo<'_>, to_core: bool) -> bool {
+        match &self.anonymous_paths {
+            None => to_core || self.authorizer.always_allows(info),
+            Some(paths) => paths.iter().any(|path| path == info.path),
+        }
+    }
 }

@@ -14,6 +14,7 @@ use clap::{ArgAction, Args, ValueHint};
 use http::Uri;
 use rustls::SupportedCipherSuite;
 
+use super::token_flags::TokenFlags;
 use super::values::{self, PartLevel};
 use super::{LogConfig, LogFormat};
 use crate::auth::AuthorizationMode;
@@ -140,6 +141,9 @@ pub struct Flags {
     /// CSV file with static tokens: token,user,uid,"group1,group2".
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub token_auth_file: Option<PathBuf>,
+    /// Tokens that are verified here.
+    #[command(flatten)]
+    pub tokens: TokenFlags,
 
     /// File in kubeconfig format that names a webhook which is sent a TokenReview for each bearer token
     /// that no other authenticator knows. Its server's URL is where reviews are posted. Without it
@@ -153,7 +157,8 @@ pub struct Flags {
     /// The version of the TokenReviews that the webhook is sent: v1 or v1beta1.
     #[arg(long, default_value = "v1beta1", value_parser = values::review_version, value_name = "VERSION", help_heading = AUTHENTICATION)]
     pub authentication_token_webhook_version: ReviewVersion,
-    /// What tokens must be good for; when not given, it is the reviewer's to say.
+    /// What tokens must be good for; when not given, it is the reviewer's to say, and the service
+    /// account issuers for tokens that are verified here.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "AUDIENCES", help_heading = AUTHENTICATION)]
     pub api_audiences: Vec<String>,
     /// How long answers about tokens and authorization outlive their time while the reviewer cannot be

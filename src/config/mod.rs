@@ -7,6 +7,7 @@
 mod file;
 mod flags;
 mod settings;
+mod token_flags;
 mod values;
 mod yaml;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use flags::{Flags, LogFlags, RunFlags};
 pub use settings::{Effective, Origin, Settings};
+pub use token_flags::{RequiredClaim, TokenFlags};
 pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
@@ -263,6 +265,11 @@ impl Flags {
                 extra_prefixes: list(&self.requestheader_extra_headers_prefix),
             },
             token_file: self.token_auth_file.clone(),
+            jwt: self.tokens.jwt(faults),
+            service_accounts: self.tokens.service_accounts(
+                (self.kubeconfig.is_some() || self.in_cluster, list(&self.api_audiences)),
+                faults,
+            ),
             anonymous,
             authorization_modes: self.authorization_mode.clone(),
             reviews: self.reviews(faults),

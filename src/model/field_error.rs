@@ -40,6 +40,17 @@ impl FieldError {
         Self::new("FieldValueNotSupported", field, text)
     }
 
+    /// A value that may stand once only.
+    pub fn duplicate(field: &str, value: &str) -> Self {
+        Self::new("FieldValueDuplicate", field, format!("Duplicate value: {value:?}"))
+    }
+
+    /// A list that is too long.
+    pub fn too_many(field: &str, count: usize, max: usize) -> Self {
+        let text = format!("Too many: {count}: must have at most {max} items");
+        Self::new("FieldValueTooMany", field, text)
+    }
+
     fn new(reason: &'static str, field: &str, text: String) -> Self {
         Self { reason, field: field.to_owned(), text }
     }

@@ -126,9 +126,10 @@ pub fn of_rejection(rejection: &Rejection) -> &'static str {
     match rejection {
         Rejection::BadRequest(_) => "The message says what cannot be understood.",
         Rejection::Unauthorized(_) => {
-            "Bring a certificate of `--client-ca-file`, a token of `--token-auth-file`, or come by a \
-             front proxy of `--requestheader-client-ca-file`; the log says at `-v 3` what was wrong \
-             with what was brought."
+            "Bring a certificate of `--client-ca-file`, a token of `--token-auth-file`, of an issuer \
+             of `--authentication-config` or one that the reviewer knows, or come by a front proxy of \
+             `--requestheader-client-ca-file`; the log says at `-v 3` what was wrong with what was \
+             brought."
         }
         Rejection::Forbidden(_) => "The message names user, verb and resource.",
         Rejection::PathNotFound => "No APIService has this group and version.",

@@ -318,8 +318,7 @@ impl Connection {
         let table = self.proxy.table.load();
         let route = table.lookup(info);
         let core = self.proxy.core.as_ref().filter(|core| core.takes(&route));
-        // The core decides about callers without credentials, too.
-        let is_open = core.is_some() || authorizer.always_allows(info);
+        let is_open = self.proxy.auth.is_open(info, core.is_some());
         let mut caller = match authenticator.authenticate(&self.auth, &parts.headers, is_open)? {
             Authenticated::Known(caller) => caller,
             Authenticated::Ask(unknown) => authenticator.ask(*unknown, self.asker(asked)).await?,

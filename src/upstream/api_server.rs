@@ -35,9 +35,9 @@ use crate::tls::KeyPair;
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of an answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// Times that a posted request is sent when its connection ends before the answer: reviews change
-/// nothing.
-const POSTS_MAX: usize = 2;
+/// Times that a request is sent when its connection ends before the answer: neither reviews nor reads
+/// change anything.
+const TRIES_MAX: usize = 2;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CARGO_PKG_VERSION")));
@@ -102,14 +102,32 @@ impl ApiServer {
         json: Bytes,
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), Fault> {
+        let headers = || self.own_headers();
+        self.post_over(pool, &self.upstream, path, json, (&headers, timeout)).await
+    }
+
+    /// Reads a document of this media type as portico itself, in the same way.
+    pub async fn get(
+        &self,
+        pool: &Arc<Pool>,
+        (path, media_type): (&str, &HeaderValue),
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), Fault> {
         let headers = || {
-            let mut headers = HeaderMap::with_capacity(4);
-            if let Some(authorization) = &*self.authorization.load() {
-                headers.insert(AUTHORIZATION, authorization.clone());
-            }
+            let mut headers = self.own_headers();
+            headers.insert(ACCEPT, media_type.clone());
             headers
         };
-        self.post_over(pool, &self.upstream, path, json, (&headers, timeout)).await
+        let rest = (&headers as &(dyn Fn() -> HeaderMap + Sync), timeout);
+        self.send(pool, &self.upstream, (Method::GET, path), Bytes::new(), rest).await
+    }
+
+    fn own_headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(4);
+        if let Some(authorization) = &*self.authorization.load() {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        headers
     }
 
     /// The same over other connections, with other headers.
@@ -119,6 +137,17 @@ impl ApiServer {
         upstream: &Upstream,
         path: &str,
         json: Bytes,
+        rest: (&(dyn Fn() -> HeaderMap + Sync), Duration),
+    ) -> Result<(StatusCode, Bytes), Fault> {
+        self.send(pool, upstream, (Method::POST, path), json, rest).await
+    }
+
+    async fn send(
+        &self,
+        pool: &Arc<Pool>,
+        upstream: &Upstream,
+        (method, path): (Method, &str),
+        json: Bytes,
         (headers, timeout): (&(dyn Fn() -> HeaderMap + Sync), Duration),
     ) -> Result<(StatusCode, Bytes), Fault> {
         let path = format!("{}{path}", self.access.prefix());
@@ -127,20 +156,22 @@ impl ApiServer {
         let path: PathAndQuery = path.parse().map_err(no_path)?;
         let headers = || {
             let mut headers = headers();
-            headers.insert(CONTENT_TYPE, JSON);
-            headers.insert(ACCEPT, JSON);
+            if !json.is_empty() {
+                headers.insert(CONTENT_TYPE, JSON);
+                headers.insert(ACCEPT, JSON);
+            }
             headers.insert(USER_AGENT, AGENT);
             headers
         };
         let progress = Progress::default();
         let request =
-            Outgoing { method: &Method::POST, path: &path, headers: &headers, progress: &progress };
+            Outgoing { method: &method, path: &path, headers: &headers, progress: &progress };
         let exchange = async {
             let mut sent = 1;
             loop {
                 let answer = exchange(pool, upstream, &request, json.clone()).await;
                 match answer {
-                    Err(fault) if fault.hop == Hop::BackendReset && sent < POSTS_MAX => sent += 1,
+                    Err(fault) if fault.hop == Hop::BackendReset && sent < TRIES_MAX => sent += 1,
                     answer => return answer,
                 }
             }

@@ -25,6 +25,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::backend::{Backend, HTTP2, Sent, State, answer, full, told};
 use crate::cluster::Cluster;
+use crate::issuer::SigningKey;
 use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
@@ -34,6 +35,8 @@ const DELEGATED: [&str; 2] = [
     "/apis/authentication.k8s.io/v1/tokenreviews",
     "/apis/authorization.k8s.io/v1/subjectaccessreviews",
 ];
+/// Where the keys are that verify its service accounts' tokens.
+const KEYS: &str = "/openid/v1/jwks";
 /// The token that the core knows as `erin`'s, who may do nothing.
 pub(crate) const ERINS_TOKEN: &str = "erins-secret-token";
 
@@ -61,7 +64,10 @@ pub(crate) struct Core {
     pub(crate) cluster: Cluster,
     manner: Arc<Mutex<Manner>>,
     reviews: Reviews,
+    keys: Keys,
 }
+
+type Keys = Arc<Mutex<Vec<Value>>>;
 
 /// Each with the Authorization header that it came with.
 type Reviews = Arc<Mutex<Vec<Value>>>;
@@ -72,6 +78,7 @@ struct Scripted {
     manner: Arc<Mutex<Manner>>,
     cluster: Cluster,
     reviews: Reviews,
+    keys: Keys,
 }
 
 impl Core {
@@ -82,15 +89,20 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let scripted = Scripted { manner, cluster: Cluster::new(), reviews: Reviews::default() };
+        let scripted = Scripted {
+            manner,
+            cluster: Cluster::new(),
+            reviews: Reviews::default(),
+            keys: Keys::default(),
+        };
         let serving = scripted.clone();
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
             let serving = serving.clone();
             async move { serve(stream, number, state, serving).await }
         });
-        let Scripted { manner, cluster, reviews } = scripted;
-        Self { backend, cluster, manner, reviews }
+        let Scripted { manner, cluster, reviews, keys } = scripted;
+        Self { backend, cluster, manner, reviews, keys }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -114,6 +126,11 @@ impl Core {
         let rig = setup.launch();
         rig.await_status("/version", 200).await;
         rig
+    }
+
+    /// Replaces the keys of its service accounts' tokens.
+    pub(crate) fn publish(&self, keys: &[&SigningKey]) {
+        *self.keys.lock().unwrap() = keys.iter().map(|key| key.jwk()).collect();
     }
 
     /// The TokenReviews and SubjectAccessReviews that came.
@@ -206,7 +223,7 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, s
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let Scripted { manner, cluster, reviews } = scripted.clone();
+        let Scripted { manner, cluster, reviews, keys } = scripted.clone();
         let manner = *manner.lock().unwrap();
         async move {
             if manner == Manner::Hangs {
@@ -215,6 +232,13 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, s
             }
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
+            }
+            if request.uri().path() == KEYS {
+                let keys = json!({ "keys": *keys.lock().unwrap() });
+                // As kube-apiserver does.
+                let is_wanted = request.headers()["accept"] == "application/jwk-set+json";
+                let code = if is_wanted { StatusCode::OK } else { StatusCode::NOT_ACCEPTABLE };
+                return Ok(response(code, &keys));
             }
             if Cluster::concerns(&request) {
                 return Ok(cluster.answer(request).await);

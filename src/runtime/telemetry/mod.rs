@@ -10,6 +10,7 @@ mod phases;
 mod process;
 mod reviews;
 mod route;
+mod tokens;
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricType;
@@ -24,6 +25,7 @@ pub use endpoint::EndpointMetrics;
 pub use phases::Phases;
 pub use reviews::{CacheMetrics, RequestMetrics, ReviewMetrics};
 pub use route::{RouteMetrics, TunnelMetrics};
+pub use tokens::TokenMetrics;
 
 use endpoint::EndpointVecs;
 use process::Process;
@@ -54,6 +56,8 @@ pub struct Metrics {
     pub discovery: DiscoveryMetrics,
     /// What reviewers were asked, and what was known already.
     pub reviews: ReviewMetrics,
+    /// Whether what tokens are verified by is up to date.
+    pub tokens: TokenMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
     build_info: IntGaugeVec,
@@ -103,6 +107,7 @@ impl Metrics {
             certificates: CertificateMetrics::new()?,
             discovery: DiscoveryMetrics::new()?,
             reviews: ReviewMetrics::new()?,
+            tokens: TokenMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
@@ -138,6 +143,7 @@ impl Metrics {
         collectors.extend(self.certificates.collectors());
         collectors.extend(self.discovery.collectors());
         collectors.extend(self.reviews.collectors());
+        collectors.extend(self.tokens.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
         Ok(collectors)
