@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::control::{Control, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
-use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Proxy, Services};
+use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
 use crate::runtime::descriptors;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
@@ -40,7 +40,7 @@ use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
 use crate::tls::{KeyPair, read_certificates, read_key_pair};
-use crate::upstream::{self, Pool, Pools, Upstreams, ca_bundles};
+use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -78,20 +78,17 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let (trigger, drain) = drain();
     let readiness = Readiness::default();
     let store = Store::new();
-    let (publisher, table) = Publisher::new(RoutingTable::default());
+    let (publisher, table) = Publisher::new(first_table(config));
     let table_of_bundles = table.clone();
 
     let mut upstream_config = tuning.upstream;
     upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
-    if upstream_config.identity.is_none() {
-        tracing::warn!(
-            "no proxy-client certificate given, extension API servers will not believe who is calling"
-        );
-    }
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let certificates = certificates(config)?;
-    let in_use = certificates_in_use(config, &certificates, &upstream_config)?;
+    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
+    let (core, inquiry) = core.transpose()?.unzip();
+    let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
     let health = health(&readiness, &drain)?;
     let inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -103,6 +100,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let services = Services {
         auth: auth(&config.auth, &metrics)?,
         table,
+        core,
         documents: Documents::new(documents, Handle::current()),
         objects: ApiServices::new(store.clone(), config.proxy.min_request_timeout),
         pages: Pages::new(health, inside.clone(), Arc::clone(&metrics), Handle::current()),
@@ -143,9 +141,18 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness);
     tasks.extend(expiry);
+    tasks.extend(inquiry.map(|inquiry| {
+        tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
+    }));
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
+}
+
+/// The table before anything is known.
+fn first_table(config: &Config) -> RoutingTable<Upstream> {
+    let table = RoutingTable::default();
+    if config.core.is_some() { table.in_front() } else { table }
 }
 
 async fn serve(frontend: Frontend) {
@@ -245,7 +252,12 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
 }
 
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
-    let Some((certificate, key)) = &config.proxy_client_pair else { return Ok(None) };
+    let Some((certificate, key)) = &config.proxy_client_pair else {
+        tracing::warn!(
+            "no proxy-client certificate given, extension API servers will not believe who is calling"
+        );
+        return Ok(None);
+    };
     Ok(Some(read_key_pair(certificate, key).context("proxy-client certificate")?))
 }
 
@@ -276,8 +288,14 @@ fn certificates_in_use(
     config: &Config,
     certificates: &Certificates,
     upstream: &upstream::Config,
+    core: Option<&Core>,
 ) -> anyhow::Result<View<Vec<Watched>>> {
     let mut own = certificates.watched();
+    if let Some(access) = core.map(|core| core.server().access())
+        && let Some(pair) = access.identity()?
+    {
+        own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
+    }
     if let (Some(pair), Some((certificate, _))) = (&upstream.identity, &config.proxy_client_pair) {
         let place = certificate.display().to_string();
         own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));

@@ -9,6 +9,7 @@
 //!   RequestInfo -> authenticate -> RoutingTable::lookup -> impersonate -> authorize -> Permit
 //!     Documents -> aggregate (ready bytes)     Objects -> store::rest     Own -> admin
 //!     Remote    -> proxy::forward -> upstream::Pool -> balance -> connection -> body streamed back
+//!     Core      -> proxy::core, which defers to kube-apiserver what is allowed, then the same way
 //!       (an upgrade: proxy::upgrade -> a connection of its own -> a tunnel)
 //!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)
 //! ```
@@ -55,7 +56,8 @@
 //! * One writer per state; readers hold an immutable snapshot, taken once a request.
 //! * No lock is held over an `.await` (but for the turn of who asks the DNS); data-plane threads share
 //!   snapshots, counters and endpoints' atomics, and nothing that a request would wait for.
-//! * Nothing is forwarded or served without a `Permit`, and only `auth` makes one.
+//! * Nothing is forwarded or served without a `Permit`, or a `Deferral` to kube-apiserver, and only
+//!   `auth` makes them.
 //! * A request that ends here ends in a `Rejection`: a code, a reason, one word for its cause.
 //! * A backend that is dead delays no answer that does not need it.
 //! * A request is tried again only while its backend provably never acted on it.

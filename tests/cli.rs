@@ -99,12 +99,13 @@ fn help_has_kube_apiservers_groups_in_its_order() {
         "Authentication flags:",
         "Authorization flags:",
         "Aggregation flags:",
+        "Front mode flags:",
         "Traces flags:",
         "Logs flags:",
     ];
     assert_eq!(groups, expected);
     let commands = printed(&["--help"]);
-    for command in ["run", "demo", "bench", "completion", "man"] {
+    for command in ["run", "demo", "bench", "doctor", "completion", "man"] {
         assert!(commands.contains(&format!("\n  {command} ")), "{commands}");
     }
 }
@@ -149,7 +150,7 @@ fn manual_pages_are_printed_singly_or_written_all_at_once() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    let commands = ["bench-discovery", "bench", "completion", "demo", "man", "run"];
+    let commands = ["bench-discovery", "bench", "completion", "demo", "doctor", "man", "run"];
     let expected = commands.map(|command| format!("portico-{command}.1"));
     assert_eq!(names, [&expected[..], &["portico.1".to_owned()]].concat());
 }

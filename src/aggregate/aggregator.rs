@@ -373,7 +373,7 @@ mod tests {
                 name: "s".into(),
                 port: 443,
             },
-            ca_bundle: Vec::new(),
+            ca_bundle: Arc::default(),
             insecure_skip_tls_verify: true,
         };
         let metrics = Arc::new(Metrics::new().unwrap());

@@ -17,6 +17,20 @@ pub struct Permit {
     caller: Arc<Caller>,
 }
 
+/// Proof that a caller is known, and that kube-apiserver decides about its request: what is sent
+/// there tells who calls.
+#[derive(Clone, Debug)]
+pub struct Deferral {
+    caller: Arc<Caller>,
+}
+
+impl Deferral {
+    /// Who calls.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}
+
 impl Permit {
     /// Who got it.
     pub fn caller(&self) -> &Caller {
@@ -78,6 +92,11 @@ impl Authorizer {
             Ok(()) => Ok(Permit { caller }),
             Err(reason) => Err(Rejection::forbidden(&caller.user, &attributes, &reason)),
         }
+    }
+
+    /// Leaves the decision to kube-apiserver; good for requests that go there only.
+    pub fn defer(&self, caller: Arc<Caller>) -> Deferral {
+        Deferral { caller }
     }
 
     /// Whether a user may do this; else the reason, which may be empty.

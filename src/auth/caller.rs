@@ -1,6 +1,6 @@
 //! A caller with the headers that tell a backend who it is, made once and reused.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderName, HeaderValue};
 
@@ -10,6 +10,13 @@ const X_REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 const X_REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const X_REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const X_REMOTE_EXTRA_PREFIX: &str = "x-remote-extra-";
+const IMPERSONATE_USER: HeaderName = HeaderName::from_static("impersonate-user");
+const IMPERSONATE_UID: HeaderName = HeaderName::from_static("impersonate-uid");
+const IMPERSONATE_GROUP: HeaderName = HeaderName::from_static("impersonate-group");
+const IMPERSONATE_EXTRA_PREFIX: &str = "impersonate-extra-";
+
+/// Lines of headers.
+pub type Lines = Vec<(HeaderName, HeaderValue)>;
 
 /// An authenticated caller.
 #[derive(Debug)]
@@ -17,11 +24,12 @@ pub struct Caller {
     /// Who it is.
     pub user: User,
     /// The X-Remote-* headers for backends, in upstream's order (`SetAuthProxyHeaders`).
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: Lines,
     /// True for `system:anonymous`, whose requests travel on connections of their own.
     pub is_anonymous: bool,
     /// Who authenticated and acts as this user; `None` for who is here in person.
     pub impersonated_by: Option<Arc<Self>>,
+    impersonation: OnceLock<Lines>,
 }
 
 impl Caller {
@@ -43,12 +51,33 @@ impl Caller {
                 headers.push((name.clone(), value("extra value", text)?));
             }
         }
-        Ok(Self { is_anonymous: user.is_anonymous(), user, headers, impersonated_by: None })
+        let (is_anonymous, impersonation) = (user.is_anonymous(), OnceLock::new());
+        Ok(Self { is_anonymous, user, headers, impersonated_by: None, impersonation })
     }
 
     /// The user as whom `by` acts.
     pub fn impersonated(user: User, by: &Arc<Self>) -> Result<Self, String> {
         Ok(Self { impersonated_by: Some(Arc::clone(by)), ..Self::new(user)? })
+    }
+
+    /// The same as Impersonate-* headers, for a server that lets portico act as its callers
+    /// (`impersonatingRoundTripper` of client-go).
+    pub fn impersonation(&self) -> &Lines {
+        self.impersonation.get_or_init(|| {
+            let renamed = self.headers.iter().filter_map(|(name, value)| {
+                let name = match name {
+                    name if name == X_REMOTE_USER => IMPERSONATE_USER,
+                    name if name == X_REMOTE_UID => IMPERSONATE_UID,
+                    name if name == X_REMOTE_GROUP => IMPERSONATE_GROUP,
+                    name => {
+                        let key = name.as_str().strip_prefix(X_REMOTE_EXTRA_PREFIX)?;
+                        HeaderName::try_from(format!("{IMPERSONATE_EXTRA_PREFIX}{key}")).ok()?
+                    }
+                };
+                Some((name, value.clone()))
+            });
+            renamed.collect()
+        })
     }
 
     /// The user's name when somebody else acts as this user.
@@ -136,5 +165,26 @@ mod tests {
                 "x-remote-extra-k%2fx: 2",
             ]
         );
+    }
+
+    #[test]
+    fn whom_portico_acts_as_is_told_in_as_many_lines() {
+        let user = User {
+            name: "a".to_owned(),
+            uid: "u".to_owned(),
+            groups: vec!["g".to_owned()],
+            extra: [("k/x".to_owned(), vec!["1".to_owned()])].into(),
+        };
+        let caller = Caller::new(user).unwrap();
+        let lines = caller.impersonation().iter();
+        let lines: Vec<String> =
+            lines.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let expected = [
+            "impersonate-user: a",
+            "impersonate-uid: u",
+            "impersonate-group: g",
+            "impersonate-extra-k%2fx: 1",
+        ];
+        assert_eq!(lines, expected);
     }
 }

@@ -17,8 +17,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use authenticate::{Authenticator, ConnectionAuth, Trust};
-pub use authorize::{Authorizer, Permit};
-pub use caller::Caller;
+pub use authorize::{Authorizer, Deferral, Permit};
+pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
 pub use token_file::{TokenFileError, Tokens};
 pub use websocket_protocol::{names_token, without_tokens};

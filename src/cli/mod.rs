@@ -2,9 +2,11 @@
 
 pub mod bench;
 pub mod demo;
+mod doctor;
 mod log;
 pub mod pages;
 pub mod reference;
+mod target;
 
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
@@ -38,6 +40,16 @@ enum Command {
     Demo(demo::Flags),
     /// Measure an aggregator: portico, kube-apiserver, any server of the same APIs.
     Bench(bench::Flags),
+    /// Walk the way to an extension API server hop by hop: which hop fails, why, what to change.
+    ///
+    /// Runs where portico or kube-apiserver runs, since that is from where backends must be reached.
+    /// The exit status is 0 when nothing fails, 1 when a hop fails, and 2 when the flags are wrong or
+    /// the objects cannot be read.
+    #[command(
+        args_override_self = true,
+        override_usage = "portico doctor <--kubeconfig FILE|--server URL|--manifests DIR> [OPTIONS] [APISERVICE]..."
+    )]
+    Doctor(Box<doctor::Flags>),
     /// Print the script that completes portico's commands and flags in a shell.
     ///
     /// For bash: `source <(portico completion bash)`, or its output in a file
@@ -77,6 +89,7 @@ pub fn main() -> ExitCode {
             Command::Run(flags) => run(&flags, &matches).await,
             Command::Demo(flags) => demo::run(&flags).await,
             Command::Bench(flags) => return bench::run(&flags).await,
+            Command::Doctor(flags) => return Ok(doctor::run(&flags).await),
             Command::Completion { shell } => print(&reference::completion(shell)),
             Command::Man { command, dir: None } => {
                 print(&reference::manual_page(command.as_deref())?)

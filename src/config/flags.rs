@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgAction, Args, ValueHint};
+use http::Uri;
 use rustls::SupportedCipherSuite;
 
 use super::values::{self, PartLevel};
 use super::{LogConfig, LogFormat};
 use crate::auth::AuthorizationMode;
-use crate::proxy::AccessLogFormat;
+use crate::proxy::{AccessLogFormat, RemoteRoute, UpstreamIdentity};
 use crate::tls::server::{MinVersion, SniPair, cipher_suite};
 
 /// The groups of `--help`, named and ordered as kube-apiserver's.
@@ -25,6 +26,7 @@ const SECURE_SERVING: &str = "Secure serving flags";
 const AUTHENTICATION: &str = "Authentication flags";
 const AUTHORIZATION: &str = "Authorization flags";
 const AGGREGATION: &str = "Aggregation flags";
+const FRONT: &str = "Front mode flags";
 const TRACES: &str = "Traces flags";
 const LOGS: &str = "Logs flags";
 
@@ -163,6 +165,30 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
     pub data_dir: Option<PathBuf>,
 
+    /// The kubeconfig of a kube-apiserver that portico is in front of: what no extension API server
+    /// serves is passed on to it. Its user is who portico is there; plugins that fetch a token are
+    /// run.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = FRONT)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Be in front of the kube-apiserver of the cluster that portico runs in, with the service
+    /// account of its pod.
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true, action = ArgAction::Set, value_parser = values::boolean, value_name = "BOOL", help_heading = FRONT)]
+    pub in_cluster: bool,
+    /// A further kube-apiserver of the same cluster, such as https://10.0.0.2:6443, known by the
+    /// same authority. Given several times for several; one that is gone is left out.
+    #[arg(long, action = ArgAction::Append, value_parser = values::server, value_name = "URL", value_hint = ValueHint::Url, help_heading = FRONT)]
+    pub core_server: Vec<Uri>,
+    /// How kube-apiserver is told who calls: front-proxy, by X-Remote-* headers and the
+    /// --proxy-client-cert-file; impersonate, by Impersonate-* headers and the credentials of the
+    /// kubeconfig; auto, by the former when kube-apiserver believes it.
+    #[arg(long, default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "front-proxy", "impersonate"]).map(|text| upstream_identity(&text)), value_name = "HOW", help_heading = FRONT)]
+    pub upstream_identity: UpstreamIdentity,
+    /// How requests reach extension API servers in front mode: direct; core, through kube-apiserver,
+    /// when extension API servers do not trust the --proxy-client-cert-file; auto, direct when
+    /// kube-apiserver believes that certificate.
+    #[arg(long, default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "direct", "core"]).map(|text| remote_route(&text)), value_name = "HOW", help_heading = FRONT)]
+    pub remote_route: RemoteRoute,
+
     /// File with an apiserver.config.k8s.io TracingConfiguration: where spans are sent by OTLP, and
     /// of how many requests. Needs a build with the feature otlp.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TRACES)]
@@ -217,6 +243,22 @@ fn authorization_mode(text: &str) -> Result<AuthorizationMode, String> {
     match text {
         "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
         _ => Err(format!("\"{text}\" is not supported; supported: AlwaysAllow")),
+    }
+}
+
+fn upstream_identity(text: &str) -> UpstreamIdentity {
+    match text {
+        "front-proxy" => UpstreamIdentity::FrontProxy,
+        "impersonate" => UpstreamIdentity::Impersonate,
+        _ => UpstreamIdentity::Auto,
+    }
+}
+
+fn remote_route(text: &str) -> RemoteRoute {
+    match text {
+        "direct" => RemoteRoute::Direct,
+        "core" => RemoteRoute::Core,
+        _ => RemoteRoute::Auto,
     }
 }
 

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 
 pub use flags::{Flags, LogFlags, RunFlags};
 pub use settings::{Effective, Origin, Settings};
-pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel};
+pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
 use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::model::endpoints::EndpointRouting;
-use crate::proxy::AccessLogConfig;
+use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
+use crate::upstream::Source;
 use crate::{frontend, proxy, tls};
 
 /// All that a running portico needs to know, parsed and checked.
@@ -40,6 +41,8 @@ pub struct Config {
     pub cert_dir: PathBuf,
     /// The proxy-client pair, when given.
     pub proxy_client_pair: Option<(PathBuf, PathBuf)>,
+    /// The kube-apiserver that portico is in front of, if it is.
+    pub core: Option<CoreConfig>,
     /// Endpoints or cluster IPs.
     pub routing: EndpointRouting,
     /// The objects' directory.
@@ -123,6 +126,7 @@ impl Flags {
             },
             serving_pair,
             cert_dir: self.cert_dir.clone(),
+            core: self.core(proxy_client_pair.is_some(), &mut faults),
             proxy_client_pair,
             routing: if self.enable_aggregator_routing {
                 EndpointRouting::Endpoints
@@ -152,6 +156,43 @@ impl Flags {
             threads: self.data_plane_threads.unwrap_or_else(cores),
             limits,
         }
+    }
+
+    fn core(&self, has_pair: bool, faults: &mut Vec<Fault>) -> Option<CoreConfig> {
+        let mut fault = |setting, other, text: &str| {
+            faults.push(Fault { setting, other: Some(other), text: text.to_owned() });
+        };
+        let source = match (&self.kubeconfig, self.in_cluster) {
+            (Some(file), false) => Source::Kubeconfig(file.clone()),
+            (None, true) => Source::InCluster,
+            (Some(_), true) => {
+                fault("in-cluster", "kubeconfig", "kubeconfig names another kube-apiserver");
+                return None;
+            }
+            (None, false) => {
+                let needs = "needs kubeconfig or in-cluster beside it";
+                if !self.core_server.is_empty() {
+                    fault("core-server", "kubeconfig", needs);
+                }
+                if self.upstream_identity != UpstreamIdentity::Auto {
+                    fault("upstream-identity", "kubeconfig", needs);
+                }
+                if self.remote_route != RemoteRoute::Auto {
+                    fault("remote-route", "kubeconfig", needs);
+                }
+                return None;
+            }
+        };
+        if self.upstream_identity == UpstreamIdentity::FrontProxy && !has_pair {
+            let text = "front-proxy needs proxy-client-cert-file beside it";
+            fault("upstream-identity", "proxy-client-cert-file", text);
+        }
+        Some(CoreConfig {
+            source,
+            servers: self.core_server.clone(),
+            identity: self.upstream_identity,
+            remote_route: self.remote_route,
+        })
     }
 
     fn proxy(&self) -> proxy::Config {
@@ -306,6 +347,25 @@ mod tests {
         } else {
             check_fault(&["--tracing-config-file=tracing.yaml"], "without the feature otlp");
         }
+    }
+
+    #[test]
+    fn front_mode_is_on_when_a_kube_apiserver_is_named() {
+        assert_eq!(config(&[]).core, None);
+        let core = config(&["--in-cluster"]).core.unwrap();
+        assert_eq!((core.source, core.remote_route), (Source::InCluster, RemoteRoute::Auto));
+        let line = ["--kubeconfig=k", "--core-server=https://a", "--core-server=https://b"];
+        let core = config(&[&line[..], &["--upstream-identity=impersonate"]].concat()).core;
+        let core = core.unwrap();
+        assert_eq!(core.source, Source::Kubeconfig("k".into()));
+        assert_eq!((core.servers.len(), core.identity), (2, UpstreamIdentity::Impersonate));
+        check_fault(&["--kubeconfig=k", "--in-cluster"], "kubeconfig names another");
+        check_fault(&["--core-server=https://a"], "--core-server: needs kubeconfig");
+        check_fault(&["--remote-route=core"], "--remote-route: needs kubeconfig");
+        check_fault(&["--upstream-identity=impersonate"], "needs kubeconfig or in-cluster");
+        let line = ["--kubeconfig=k", "--upstream-identity=front-proxy"];
+        check_fault(&line, "front-proxy needs proxy-client-cert-file");
+        check_refused(&["--core-server=h"], "expected a server's URL");
     }
 
     #[test]

@@ -5,6 +5,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::Uri;
+use http::uri::{PathAndQuery, Scheme};
+
 use crate::model::duration::{self, Signed};
 
 /// The greatest chance of a GOAWAY (`generic_run_options.go`): more would cost clients more than
@@ -44,7 +47,7 @@ pub struct PartLevel {
 }
 
 /// Go's `strconv.ParseBool`.
-pub(super) fn boolean(text: &str) -> Result<bool, String> {
+pub fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
@@ -53,7 +56,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 /// A duration that is longer than nothing.
-pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+pub fn timeout(text: &str) -> Result<Duration, String> {
     let duration = span(text)?;
     if duration.is_zero() { Err("must be greater than 0".to_owned()) } else { Ok(duration) }
 }
@@ -90,6 +93,19 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         0 => Err("must be at least 1".to_owned()),
         number => Ok(number),
     }
+}
+
+/// A server that speaks HTTPS, without a path.
+pub(super) fn server(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|error| format!("no URL: {error}"))?;
+    let is_plain = url.scheme() == Some(&Scheme::HTTPS)
+        && url.host().is_some_and(|host| !host.is_empty())
+        && url.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+        && matches!(url.path_and_query().map(PathAndQuery::as_str), None | Some("/"));
+    if !is_plain {
+        return Err("expected a server's URL such as https://10.0.0.2:6443".to_owned());
+    }
+    Ok(url)
 }
 
 /// A log level.
@@ -162,6 +178,16 @@ mod tests {
         assert!(seconds("30m").is_err());
         assert_eq!(level("10"), Ok(10));
         assert_eq!(level("11"), Err("must be from 0 to 10".to_owned()));
+    }
+
+    #[test]
+    fn a_server_is_a_url_with_a_host_and_nothing_else() {
+        assert_eq!(server("https://10.0.0.2:6443").unwrap().host(), Some("10.0.0.2"));
+        assert!(server("https://[::1]/").is_ok());
+        for text in ["10.0.0.2:6443", "http://h", "https://h/path", "https://h?q", "https://a@h"] {
+            assert!(server(text).unwrap_err().contains("such as https://10.0.0.2:6443"), "{text}");
+        }
+        assert!(server("https://").unwrap_err().contains("no URL"));
     }
 
     #[test]

@@ -32,6 +32,32 @@ pub(super) struct Index {
     services: HashMap<Key, ServiceFacts, FixedState>,
     /// The Service under which an EndpointSlice is filed: its label may change.
     slice_services: HashMap<Key, Key, FixedState>,
+    ca_bundles: CaBundles,
+}
+
+/// Each distinct caBundle once: thousands of APIServices have the same one.
+#[derive(Debug, Default)]
+struct CaBundles {
+    known: HashSet<Arc<[u8]>, FixedState>,
+    sweep_at: usize,
+}
+
+/// Number of caBundles from which on those that nobody has any more are looked for.
+const CA_BUNDLES_SWEEP_MIN: usize = 64;
+
+impl CaBundles {
+    fn share(&mut self, pem: &[u8]) -> Arc<[u8]> {
+        if let Some(known) = self.known.get(pem) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= self.sweep_at.max(CA_BUNDLES_SWEEP_MIN) {
+            self.known.retain(|pem| Arc::strong_count(pem) > 1);
+            self.sweep_at = 2 * self.known.len();
+        }
+        let shared: Arc<[u8]> = pem.into();
+        self.known.insert(Arc::clone(&shared));
+        shared
+    }
 }
 
 /// All that belongs to one service.
@@ -238,7 +264,8 @@ impl Index {
     }
 
     /// Decides about one APIService; none when it is gone.
-    pub(super) fn decide(&self, name: &str, routing: EndpointRouting) -> Option<Decision> {
+    pub(super) fn decide(&mut self, name: &str, routing: EndpointRouting) -> Option<Decision> {
+        let ca_bundles = &mut self.ca_bundles;
         let object = self.api_services.get(name)?.object.as_api_service()?;
         let spec = spec_of(object);
         let service_ref = service_ref(spec);
@@ -259,7 +286,7 @@ impl Index {
             discovery: Policy::read(annotations_of(object)).0,
             backend: service_ref.map(|service| BackendSpec {
                 service,
-                ca_bundle: spec.ca_bundle.as_ref().map(|pem| pem.0.clone()).unwrap_or_default(),
+                ca_bundle: ca_bundles.share(spec.ca_bundle.as_ref().map_or(&[], |pem| &pem.0)),
                 insecure_skip_tls_verify: spec.insecure_skip_tls_verify.unwrap_or_default(),
             }),
         };

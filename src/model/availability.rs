@@ -168,6 +168,8 @@ pub fn set_condition(
     };
     let Some(existing) = conditions.iter_mut().find(|condition| condition.type_ == AVAILABLE)
     else {
+        // Mostly the only one.
+        conditions.reserve_exact(1);
         conditions.push(changed);
         return true;
     };

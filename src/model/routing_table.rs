@@ -29,6 +29,8 @@ pub enum Route<B> {
     Remote(Remote<B>),
     /// An APIService without a service; nothing is delegated to in standalone mode.
     Local,
+    /// kube-apiserver, which portico is in front of.
+    Core,
     /// A page of portico's own.
     Own(Page),
     /// Nothing serves this path.
@@ -133,6 +135,7 @@ pub struct RoutingTable<B> {
     groups: Shards<Arc<Group<B>>>,
     fixed: Arc<Fixed<B>>,
     complete: bool,
+    in_front: bool,
 }
 
 /// Routes that are there whatever is registered.
@@ -143,6 +146,7 @@ struct Fixed<B> {
     own_group: Arc<Route<B>>,
     own_resources: Arc<Route<B>>,
     objects: Arc<Route<B>>,
+    to_core: Arc<Route<B>>,
     not_found: Arc<Route<B>>,
     not_ready: Arc<Route<B>>,
     livez: Arc<Route<B>>,
@@ -165,6 +169,7 @@ impl<B> Default for RoutingTable<B> {
             own_group: document(Document::Group(OWN_GROUP.into())),
             own_resources: document(Document::OwnResources),
             objects: Arc::new(Route::Objects),
+            to_core: Arc::new(Route::Core),
             not_found: Arc::new(Route::NotFound),
             not_ready: Arc::new(Route::NotReady),
             livez: own(Page::Health(Probe::Livez)),
@@ -176,7 +181,8 @@ impl<B> Default for RoutingTable<B> {
             index: own(Page::Index),
             debug: own(Page::Debug),
         };
-        Self { groups: Shards::default(), fixed: Arc::new(fixed), complete: false }
+        let fixed = Arc::new(fixed);
+        Self { groups: Shards::default(), fixed, complete: false, in_front: false }
     }
 }
 
@@ -186,6 +192,7 @@ impl<B> Clone for RoutingTable<B> {
             groups: self.groups.clone(),
             fixed: Arc::clone(&self.fixed),
             complete: self.complete,
+            in_front: self.in_front,
         }
     }
 }
@@ -193,7 +200,36 @@ impl<B> Clone for RoutingTable<B> {
 impl<B> RoutingTable<B> {
     /// Finds the route of a request; [`Route::NotFound`] and [`Route::NotReady`] are routes too.
     pub fn lookup(&self, info: &RequestInfo<'_>) -> Arc<Route<B>> {
-        Arc::clone(match info.prefix {
+        let found = self.find(info);
+        let is_the_cores = self.in_front && self.is_the_cores(found);
+        Arc::clone(if is_the_cores { &self.fixed.to_core } else { found })
+    }
+
+    /// In front of kube-apiserver, everything is its own that no extension API server serves, but for
+    /// the pages that tell about portico. What is not known to be an extension API server's yet goes
+    /// there too: kube-apiserver knows the way.
+    fn is_the_cores(&self, route: &Route<B>) -> bool {
+        match route {
+            Route::Remote(_) | Route::Documents(Document::Groups) => false,
+            Route::Documents(Document::Group(name)) => !self.has_remote(name),
+            Route::Documents(Document::Core) => !self.has_remote(""),
+            Route::Own(page) => matches!(page, Page::Version | Page::OpenApiV2),
+            Route::Documents(Document::OwnResources)
+            | Route::Objects
+            | Route::Local
+            | Route::Core
+            | Route::NotFound
+            | Route::NotReady => true,
+        }
+    }
+
+    fn has_remote(&self, group: &str) -> bool {
+        let entries = self.group(group).into_iter().flat_map(|group| &group.entries);
+        entries.into_iter().any(|entry| matches!(&*entry.route, Route::Remote(_)))
+    }
+
+    fn find(&self, info: &RequestInfo<'_>) -> &Arc<Route<B>> {
+        match info.prefix {
             "apis" => self.lookup_group_path(info),
             "api" => match self.version("", "v1") {
                 Some(_) if info.segments == 1 => &self.fixed.core,
@@ -208,7 +244,7 @@ impl<B> RoutingTable<B> {
                 "/debug/portico" => &self.fixed.debug,
                 path => self.health(path).unwrap_or_else(|| self.missing()),
             },
-        })
+        }
     }
 
     fn lookup_group_path(&self, info: &RequestInfo<'_>) -> &Arc<Route<B>> {
@@ -261,6 +297,13 @@ impl<B> RoutingTable<B> {
     /// True once the objects have been read: only then is an unknown path 404.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// The same table, from now on with kube-apiserver behind it.
+    #[must_use]
+    pub fn in_front(mut self) -> Self {
+        self.in_front = true;
+        self
     }
 
     /// The same table, from now on sure of what is missing.
@@ -367,6 +410,40 @@ mod tests {
         check(&table, "/debug/portico", "Own(Debug)");
         check(&table, "/debug/portico/", "NotFound");
         check(&table, "/nothing", "NotFound");
+    }
+
+    #[test]
+    fn in_front_of_the_core_all_is_its_own_but_extension_servers_and_porticos_pages() {
+        let local = Entry { route: Arc::new(Route::Local), ..entry("local", "v1") };
+        let mixed = Entry { route: Arc::new(Route::Local), ..entry("g", "v3") };
+        let table = RoutingTable::default().with(entry("g", "v1")).with(local).with(mixed);
+        for table in [table.clone().in_front(), table.in_front().completed()] {
+            for path in [
+                "/api",
+                "/api/v1/pods",
+                "/apis/local",
+                "/apis/local/v1/things",
+                "/apis/g/v3/things",
+                "/apis/nobody/v1",
+                "/apis//v1",
+                "/apis/apiregistration.k8s.io/v1/apiservices",
+                "/apis/apiregistration.k8s.io",
+                "/version",
+                "/openapi/v2",
+                "/openapi/v3",
+                "/.well-known/openid-configuration",
+                "/debug/pprof",
+            ] {
+                check(&table, path, "Core");
+            }
+            check(&table, "/apis/g/v1/things", "v1.g");
+            check(&table, "/apis/g", "Documents(Group(\"g\"))");
+            check(&table, "/apis", "Documents(Groups)");
+            check(&table, "/readyz/x", "Own(Health(Readyz))");
+            check(&table, "/metrics", "Own(Metrics)");
+            check(&table, "/debug/portico", "Own(Debug)");
+            check(&table, "/", "Own(Index)");
+        }
     }
 
     #[test]

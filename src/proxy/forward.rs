@@ -1,4 +1,4 @@
-//! A request to an extension API server, and its answer back.
+//! A request to an extension API server or to kube-apiserver, and its answer back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,40 +8,94 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, StatusCode, Version, response};
 use tokio::time::timeout_at;
 
+use super::headers::Told;
 use super::outcome::Outcome;
 use super::{Asked, Connection, headers};
-use crate::auth::Permit;
+use crate::auth::{Caller, Deferral, Permit};
 use crate::body::Body;
-use crate::model::fault::{Fault, Hop};
+use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
 use crate::upstream::{Answer, Class, Doubt, Outgoing, Progress, Upstream};
 
+/// Where a request goes, proven to be allowed to, and what is told there of its caller.
+#[derive(Debug)]
+pub(super) struct Destination<'a> {
+    caller: &'a Caller,
+    pub(super) told: Told<'a>,
+    pub(super) upstream: &'a Upstream,
+    pub(super) service: &'a ServicePort,
+    /// The APIService; none for kube-apiserver.
+    remote: Option<&'a Remote<Upstream>>,
+}
+
+impl<'a> Destination<'a> {
+    /// An extension API server.
+    pub(super) fn remote(permit: &'a Permit, remote: &'a Remote<Upstream>) -> Self {
+        let caller = permit.caller();
+        Self {
+            caller,
+            told: Told::by_certificate(caller),
+            upstream: &remote.backend,
+            service: &remote.service,
+            remote: Some(remote),
+        }
+    }
+
+    /// kube-apiserver, which decides by itself.
+    pub(super) fn core(deferral: &'a Deferral, upstream: &'a Upstream, told: Told<'a>) -> Self {
+        let service = &upstream.backend.spec().service;
+        Self { caller: deferral.caller(), told, upstream, service, remote: None }
+    }
+
+    /// True for kube-apiserver, whose answers pass whatever they are: among them are those of nodes,
+    /// pods and services that it stands before.
+    pub(super) fn is_core(&self) -> bool {
+        self.remote.is_none()
+    }
+
+    /// Why requests are answered without being sent.
+    pub(super) fn fault(&self) -> Option<&Fault> {
+        self.remote.and_then(|remote| remote.fault.as_ref())
+    }
+
+    /// A fault on the way as the client gets it.
+    pub(super) fn reject(&self, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
+        Rejection::Backend(Box::new(BackendFault {
+            api_service: self.remote.map_or_else(|| "".into(), |remote| Arc::clone(&remote.name)),
+            service: self.service.clone(),
+            fault,
+            discovery: !self.is_core() && info.is_version_discovery(),
+        }))
+    }
+}
+
 impl Connection {
     /// Sends the request on and gives the answer as it comes; path and query go byte for byte.
     pub(super) async fn forward(
         &self,
-        permit: &Permit,
-        remote: &Remote<Upstream>,
+        to: Destination<'_>,
         asked: Asked<'_>,
         mut body: Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, deadline, .. } = asked;
-        let failed = |fault: Fault| reject(remote, info, fault);
-        if let Some(fault) = &remote.fault {
+        let failed = |fault: Fault| to.reject(info, fault);
+        if let Some(fault) = to.fault() {
             return Err(failed(fault.clone()));
         }
-        let caller = permit.caller();
-        let class = if caller.is_anonymous {
+        let class = if to.caller.is_anonymous {
             Class::Anonymous
         } else if info.is_long_running() {
             Class::Long
         } else {
             Class::Short
         };
-        let deadline = deadline.map(|deadline| self.deadline(info, outcome.begun(), deadline));
+        let deadline = deadline.map(|deadline| match to.remote {
+            Some(_) => self.deadline(info, outcome.begun(), deadline),
+            None => deadline,
+        });
         if !body.is_end_stream() {
             body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
             if let Some(receiver) = outcome.receiver() {
@@ -49,10 +103,10 @@ impl Connection {
             }
         }
         let identity = &self.proxy.auth.identity_headers;
-        let trace = outcome.begin_call(parts, &remote.service);
+        let trace = outcome.begin_call(parts, to.service);
         let make = || {
             let mut headers =
-                headers::for_backend(parts, caller, identity, &self.client, &outcome.audit_id);
+                headers::for_backend(parts, &to.told, identity, &self.client, &outcome.audit_id);
             if let Some(trace) = &trace {
                 trace.put(&mut headers);
             }
@@ -66,7 +120,7 @@ impl Connection {
             headers: &make,
             progress: &progress,
         };
-        let call = self.pool.call(&remote.backend.backend, class, &request, body);
+        let call = self.pool.call(&to.upstream.backend, class, &request, body);
         let answer = match deadline {
             Some(deadline) => match timeout_at(deadline.into(), call).await {
                 Ok(answer) => answer,
@@ -76,11 +130,13 @@ impl Connection {
         };
         outcome.tried(&progress);
         let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
-        if resource_is_unknown(info, &answer.head) {
-            remote.backend.backend.doubt(Doubt::UnknownResource);
-        }
-        if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
-            return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
+        if !to.is_core() {
+            if resource_is_unknown(info, &answer.head) {
+                to.upstream.backend.doubt(Doubt::UnknownResource);
+            }
+            if answer.head.status.is_redirection() && answer.head.headers.contains_key(LOCATION) {
+                return Err(failed(Fault::from(Hop::Redirect).at(progress.endpoint())));
+            }
         }
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(failed(Fault::from(Hop::WrongUpgrade).at(progress.endpoint())));
@@ -106,16 +162,6 @@ fn resource_is_unknown(info: &RequestInfo<'_>, head: &response::Parts) -> bool {
         media.is_some_and(|media| media.starts_with(b"application/json"))
     };
     head.status == StatusCode::NOT_FOUND && info.is_resource && (info.name.is_empty() || !is_json())
-}
-
-/// A fault on the way to the backend as the client gets it.
-pub(super) fn reject(remote: &Remote<Upstream>, info: &RequestInfo<'_>, fault: Fault) -> Rejection {
-    Rejection::Backend(Box::new(BackendFault {
-        api_service: Arc::clone(&remote.name),
-        service: remote.service.clone(),
-        fault,
-        discovery: info.is_version_discovery(),
-    }))
 }
 
 /// The backend's answer as the client gets it.

@@ -5,14 +5,16 @@
 
 use std::net::IpAddr;
 
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::auth::{Caller, IdentityHeaders, without_tokens};
 
 /// The request's audit id, both ways.
-pub(super) const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -22,18 +24,36 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// Headers added at most, beside the caller's.
-const ADDED: usize = 6;
+const ADDED: usize = 7;
+
+/// What a backend is told of the caller.
+#[derive(Debug)]
+pub(super) struct Told<'a> {
+    /// The lines that say who it is.
+    pub(super) lines: &'a [(HeaderName, HeaderValue)],
+    /// By which portico may say so; none where its certificate does that.
+    pub(super) authorization: Option<HeaderValue>,
+    /// True where the client's `Impersonate-*` are for the backend to judge.
+    pub(super) passes_impersonation: bool,
+}
+
+impl<'a> Told<'a> {
+    /// As extension API servers are told.
+    pub(super) fn by_certificate(caller: &'a Caller) -> Self {
+        Self { lines: &caller.headers, authorization: None, passes_impersonation: false }
+    }
+}
 
 /// The headers that go to a backend.
 pub(super) fn for_backend(
     request: &Parts,
-    caller: &Caller,
+    told: &Told<'_>,
     identity: &IdentityHeaders,
     client: &ClientAddress,
     audit_id: &HeaderValue,
 ) -> HeaderMap {
     let from = &request.headers;
-    let mut to = HeaderMap::with_capacity(from.keys_len() + caller.headers.len() + ADDED);
+    let mut to = HeaderMap::with_capacity(from.keys_len() + told.lines.len() + ADDED);
     let listed = Listed::new(from);
     let mut forwarded_for = None;
     for (name, value) in from {
@@ -48,6 +68,11 @@ pub(super) fn for_backend(
             b"te" if asks_for_trailers(value) => {
                 to.insert(TE, TRAILERS);
             }
+            // Also when the client lists it for this hop: without it the request would go on as who
+            // sent it.
+            bytes if told.passes_impersonation && is_impersonation(bytes) => {
+                to.append(name, value.clone());
+            }
             bytes if is_dropped(bytes) || listed.contains(name) => {}
             _ if identity.contains(name.as_str()) => {}
             b"trailer" if names_identity(value, identity) => {}
@@ -56,8 +81,11 @@ pub(super) fn for_backend(
             }
         }
     }
-    for (name, value) in &caller.headers {
+    for (name, value) in told.lines {
         to.append(name, value.clone());
+    }
+    if let Some(authorization) = &told.authorization {
+        to.insert(AUTHORIZATION, authorization.clone());
     }
     to.insert(
         X_FORWARDED_FOR,
@@ -70,6 +98,13 @@ pub(super) fn for_backend(
     to.insert(X_FORWARDED_URI, forwarded_uri(request.uri.path()));
     to.insert(AUDIT_ID, audit_id.clone());
     to
+}
+
+/// True for the headers by which kube-apiserver is asked to act as somebody else, and for no
+/// other spelling.
+fn is_impersonation(name: &[u8]) -> bool {
+    matches!(name, b"impersonate-user" | b"impersonate-group" | b"impersonate-uid")
+        || name.starts_with(b"impersonate-extra-")
 }
 
 /// True for names that never pass as they are: hop-by-hop ones, and those that are set anew.
@@ -260,6 +295,22 @@ fn append(list: &mut Option<Vec<u8>>, value: &HeaderValue) {
     }
 }
 
+/// The client's audit id as it is, else a new one from the thread's generator.
+pub(super) fn audit_id(parts: &Parts) -> HeaderValue {
+    let mut id = match parts.headers.get(AUDIT_ID) {
+        Some(id) if !id.is_empty() => id.clone(),
+        _ => {
+            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
+            let mut text = uuid::Uuid::encode_buffer();
+            let text = id.hyphenated().encode_lower(&mut text);
+            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        }
+    };
+    // Unique per request: kept out of the table of headers that both ends remember.
+    id.set_sensitive(true);
+    id
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +328,7 @@ mod tests {
         let identity = IdentityHeaders::new(&RequestHeaderConfig::default());
         let client = ClientAddress::new("10.1.2.3".parse().unwrap());
         let id = HeaderValue::from_static("id");
-        let map = for_backend(&parts, &caller, &identity, &client, &id);
+        let map = for_backend(&parts, &Told::by_certificate(&caller), &identity, &client, &id);
         map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 
@@ -374,5 +425,21 @@ mod tests {
                 "content-type: application/json"
             ]
         );
+    }
+
+    #[test]
+    fn an_audit_id_is_the_clients_or_a_new_uuid() {
+        let parts = |id: Option<&str>| {
+            let builder = Request::builder().uri("/");
+            let builder = match id {
+                Some(id) => builder.header("audit-id", id),
+                None => builder,
+            };
+            builder.body(()).unwrap().into_parts().0
+        };
+        assert_eq!(audit_id(&parts(Some("mine"))), "mine");
+        let (one, two) = (audit_id(&parts(None)), audit_id(&parts(None)));
+        assert_ne!(one, two);
+        assert!(uuid::Uuid::parse_str(one.to_str().unwrap()).is_ok());
     }
 }

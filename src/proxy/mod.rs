@@ -4,6 +4,7 @@
 
 mod access_log;
 mod admission;
+mod core;
 mod forward;
 mod headers;
 mod outcome;
@@ -23,7 +24,9 @@ use rustls_pki_types::CertificateDer;
 
 pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
 use self::admission::{Admission, Kind};
-use self::headers::{AUDIT_ID, ClientAddress};
+pub use self::core::{Core, CoreConfig, Inquiry, RemoteRoute, UpstreamIdentity};
+use self::forward::Destination;
+use self::headers::{ClientAddress, audit_id};
 use self::outcome::Outcome;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
@@ -110,6 +113,7 @@ pub struct Proxy {
     config: Config,
     auth: Auth,
     table: View<RoutingTable<Upstream>>,
+    core: Option<Core>,
     documents: Documents,
     objects: ApiServices,
     pages: Pages,
@@ -127,6 +131,8 @@ pub struct Services {
     pub auth: Auth,
     /// Which path belongs to whom.
     pub table: View<RoutingTable<Upstream>>,
+    /// kube-apiserver, where portico is in front of one.
+    pub core: Option<Core>,
     /// The discovery documents.
     pub documents: Documents,
     /// The objects that are served here.
@@ -183,7 +189,7 @@ impl Proxy {
         drain: Drain,
         metrics: &Arc<Metrics>,
     ) -> Arc<Self> {
-        let Services { auth, table, documents, objects, pages, spans } = services;
+        let Services { auth, table, core, documents, objects, pages, spans } = services;
         let own = |group, version, resource| {
             Arc::new(RouteMetrics::of_own(metrics, group, version, resource))
         };
@@ -200,6 +206,7 @@ impl Proxy {
             config,
             auth,
             table,
+            core,
             documents,
             objects,
             pages,
@@ -292,18 +299,28 @@ impl Connection {
         let Asked { info, parts, upgrade, .. } = asked;
         let Proxy { auth, counters, .. } = &*self.proxy;
         check_syntax(parts)?;
-        let always_allowed = auth.authorizer.always_allows(info);
-        let mut caller =
-            auth.authenticator.authenticate(&self.auth, &parts.headers, always_allowed)?;
-        outcome.set_caller(&caller);
-        outcome.sample(info, parts);
         let table = self.proxy.table.load();
         let route = table.lookup(info);
+        let core = self.proxy.core.as_ref().filter(|core| core.takes(&route));
+        // The core decides about callers without credentials, too.
+        let is_open = core.is_some() || auth.authorizer.always_allows(info);
+        let mut caller = auth.authenticator.authenticate(&self.auth, &parts.headers, is_open)?;
+        outcome.set_caller(&caller);
+        outcome.sample(info, parts);
+        if let Some(core) = core {
+            // In a box, so that other requests' futures do not grow by it.
+            return Box::pin(self.ask_core(core, caller, asked, body, outcome)).await;
+        }
         outcome.set_route(match &*route {
             Route::Documents(_) => &counters.documents,
             Route::Objects => &counters.objects,
+            // Counted with the other documents: series of its own, for each of thousands of
+            // versions that a client walks, would take more memory than all else about it.
+            Route::Remote(remote) if is_told_here(remote, asked) => &counters.documents,
             Route::Remote(remote) => &remote.backend.metrics,
-            Route::Own(_) | Route::Local | Route::NotFound | Route::NotReady => &counters.pages,
+            Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
+                &counters.pages
+            }
         });
         if let Some(other) = auth.authorizer.impersonate(&caller, info, &parts.headers)? {
             outcome.set_caller(&other);
@@ -331,12 +348,18 @@ impl Connection {
             Route::Remote(remote) if is_told_here(remote, asked) => {
                 let query = query(parts);
                 let answer = self.proxy.documents.resources(remote, document_asked(asked, &query));
-                Ok(with_own_headers(answer.await?, outcome))
+                // That it has none is to be seen under its own name.
+                let failed = |_: &Rejection| outcome.set_route(&remote.backend.metrics);
+                Ok(with_own_headers(answer.await.inspect_err(failed)?, outcome))
             }
             Route::Remote(remote) if upgrade => {
-                Box::pin(self.switch(&permit, remote, asked, outcome)).await
+                let to = Destination::remote(&permit, remote);
+                Box::pin(self.switch(to, asked, outcome)).await
             }
-            Route::Remote(remote) => self.forward(&permit, remote, asked, body, outcome).await,
+            Route::Remote(remote) => {
+                let to = Destination::remote(&permit, remote);
+                self.forward(to, asked, body, outcome).await
+            }
             Route::Own(page) => {
                 // In a box, so that other requests' futures do not grow by the pages'.
                 let page = Box::pin(self.page(*page, &table, asked, &permit));
@@ -344,7 +367,7 @@ impl Connection {
             }
             Route::Local => Err(Rejection::LocalOnly),
             Route::NotFound => Err(Rejection::PathNotFound),
-            Route::NotReady => Err(Rejection::NotReady),
+            Route::Core | Route::NotReady => Err(Rejection::NotReady),
         }
     }
 
@@ -471,22 +494,6 @@ fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
     }
 }
 
-/// The client's audit id as it is, else a new one from the thread's generator.
-fn audit_id(parts: &Parts) -> HeaderValue {
-    let mut id = match parts.headers.get(AUDIT_ID) {
-        Some(id) if !id.is_empty() => id.clone(),
-        _ => {
-            let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
-            let mut text = uuid::Uuid::encode_buffer();
-            let text = id.hyphenated().encode_lower(&mut text);
-            HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-        }
-    };
-    // Unique per request: kept out of the table of headers that both ends remember.
-    id.set_sensitive(true);
-    id
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -513,21 +520,5 @@ mod tests {
         check(http1, &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(501));
         check(http1, &[("host", "a"), ("transfer-encoding", "identity")], Some(501));
         check(Version::HTTP_2, &[], None);
-    }
-
-    #[test]
-    fn an_audit_id_is_the_clients_or_a_new_uuid() {
-        let parts = |id: Option<&str>| {
-            let builder = Request::builder().uri("/");
-            let builder = match id {
-                Some(id) => builder.header("audit-id", id),
-                None => builder,
-            };
-            builder.body(()).unwrap().into_parts().0
-        };
-        assert_eq!(audit_id(&parts(Some("mine"))), "mine");
-        let (one, two) = (audit_id(&parts(None)), audit_id(&parts(None)));
-        assert_ne!(one, two);
-        assert!(uuid::Uuid::parse_str(one.to_str().unwrap()).is_ok());
     }
 }

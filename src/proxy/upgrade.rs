@@ -1,6 +1,6 @@
 //! A request for another protocol: whether it may pass, and the tunnel that it becomes.
 //!
-//! The protocols are SPDY and WebSocket, for resources behind an extension API server and nothing
+//! The protocols are SPDY and WebSocket, for resources behind another API server and nothing
 //! else: an upgrade on a discovery or health path would hand its caller a connection that no rule
 //! about such paths covers.
 
@@ -13,16 +13,17 @@ use http::{HeaderMap, HeaderValue, Response, Version, response};
 use hyper::upgrade::Upgraded;
 use tokio::time::timeout_at;
 
-use super::forward::{reject, respond};
+use super::forward::{Destination, respond};
+use super::headers::Told;
 use super::outcome::Outcome;
 use super::{Asked, Connection, headers};
-use crate::auth::{Permit, names_token};
+use crate::auth::names_token;
 use crate::body::{Body, Tunnel};
 use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::Rejection;
-use crate::model::routing_table::{Remote, Route};
+use crate::model::routing_table::Route;
 use crate::model::upgrade;
-use crate::upstream::{Answer, Outgoing, Progress, Reply, Upstream};
+use crate::upstream::{Answer, Outgoing, Progress, Reply};
 
 const UPGRADE_LISTED: HeaderValue = HeaderValue::from_static("Upgrade");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
@@ -34,13 +35,13 @@ pub(super) fn is_asked(parts: &Parts) -> bool {
     parts.version == Version::HTTP_11 && upgrade::is_asked(&parts.headers)
 }
 
-/// Refuses upgrades of what is not a resource behind an extension API server, to other protocols, and
+/// Refuses upgrades of what is not a resource behind another API server, to other protocols, and
 /// with a body. Paths that nobody serves keep their own answer.
 pub(super) fn check<B>(asked: Asked<'_>, route: &Route<B>, body: &Body) -> Result<(), Rejection> {
     let refused = |text: &str| Err(Rejection::BadRequest(text.to_owned()));
     match route {
-        Route::Remote(_) if asked.info.is_resource => {}
-        Route::Remote(_) | Route::Documents(_) | Route::Objects | Route::Own(_) => {
+        Route::Remote(_) | Route::Core if asked.info.is_resource => {}
+        Route::Remote(_) | Route::Core | Route::Documents(_) | Route::Objects | Route::Own(_) => {
             return refused("this path does not take upgrades to another protocol");
         }
         Route::Local | Route::NotFound | Route::NotReady => return Ok(()),
@@ -66,19 +67,18 @@ impl Connection {
     /// the refusal as it comes.
     pub(super) async fn switch(
         &self,
-        permit: &Permit,
-        remote: &Remote<Upstream>,
+        to: Destination<'_>,
         asked: Asked<'_>,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, deadline, .. } = asked;
-        let failed = |fault: Fault| reject(remote, info, fault);
-        if let Some(fault) = &remote.fault {
+        let failed = |fault: Fault| to.reject(info, fault);
+        if let Some(fault) = to.fault() {
             return Err(failed(fault.clone()));
         }
-        let trace = outcome.begin_call(parts, &remote.service);
+        let trace = outcome.begin_call(parts, to.service);
         let make = || {
-            let mut headers = self.headers(permit, parts, &outcome.audit_id);
+            let mut headers = self.headers(&to.told, parts, &outcome.audit_id);
             if let Some(trace) = &trace {
                 trace.put(&mut headers);
             }
@@ -92,7 +92,7 @@ impl Connection {
             headers: &make,
             progress: &progress,
         };
-        let call = remote.backend.backend.switch(&request);
+        let call = to.upstream.backend.switch(&request);
         let reply = match deadline {
             Some(deadline) => match timeout_at(deadline.into(), call).await {
                 Ok(reply) => reply,
@@ -112,6 +112,7 @@ impl Connection {
                 Ok(tunnel(head, stream, outcome))
             }
             Reply::Answered(answer) => match (answer.head.status, &answer.head.headers) {
+                _ if to.is_core() => Ok(self.refusal(answer, progress.waited(), outcome)),
                 (status, headers) if status.is_redirection() && headers.contains_key(LOCATION) => {
                     Err(here(Hop::Redirect.into()))
                 }
@@ -124,9 +125,9 @@ impl Connection {
     }
 
     /// The headers of any request, with those of the upgrade.
-    fn headers(&self, permit: &Permit, parts: &Parts, audit_id: &HeaderValue) -> HeaderMap {
+    fn headers(&self, told: &Told<'_>, parts: &Parts, audit_id: &HeaderValue) -> HeaderMap {
         let identity = &self.proxy.auth.identity_headers;
-        let mut to = headers::for_backend(parts, permit.caller(), identity, &self.client, audit_id);
+        let mut to = headers::for_backend(parts, told, identity, &self.client, audit_id);
         to.insert(CONNECTION, UPGRADE_LISTED);
         for protocols in parts.headers.get_all(UPGRADE) {
             to.append(UPGRADE, protocols.clone());

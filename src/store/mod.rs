@@ -24,7 +24,7 @@ pub type Event = history::Event<Key, Stored>;
 type History = history::History<Key, Stored>;
 
 /// How many events watches can go back.
-const HISTORY_EVENTS_MAX: usize = 4_096;
+const HISTORY_EVENTS_MAX: usize = 1_024;
 
 /// The kinds of objects that are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -30,13 +30,7 @@ pub fn client_config(
     identity: Option<&KeyPair>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
-    let verifier = match trust {
-        Trust::CaBundle(pem) => {
-            BackendVerifier::roots(certificates("unable to load root certificates", pem)?)?
-        }
-        Trust::System => BackendVerifier::system(system_roots()?)?,
-        Trust::Anybody => BackendVerifier::anybody(),
-    };
+    let verifier = verifier(trust)?;
     let pair_error = |error| TlsError::Pair { place: "proxy-client certificate".to_owned(), error };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13, &version::TLS12])
@@ -52,6 +46,17 @@ pub fn client_config(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
     Ok(Arc::new(config))
+}
+
+/// The judge of certificates for this trust.
+pub(super) fn verifier(trust: Trust<'_>) -> Result<BackendVerifier, TlsError> {
+    match trust {
+        Trust::CaBundle(pem) => {
+            BackendVerifier::roots(certificates("unable to load root certificates", pem)?)
+        }
+        Trust::System => BackendVerifier::system(system_roots()?),
+        Trust::Anybody => Ok(BackendVerifier::anybody()),
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, TlsError> {

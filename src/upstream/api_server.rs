@@ -161,7 +161,7 @@ fn upstream(
 ) -> Result<Upstream, KubeconfigError> {
     let spec = BackendSpec {
         service: ServicePort::of_server(name, access.port()),
-        ca_bundle: access.ca_bundle(),
+        ca_bundle: access.ca_bundle().into(),
         insecure_skip_tls_verify: access.insecure_skip_tls_verify(),
     };
     let called = (access.authority(), access.server_name()?);

@@ -21,7 +21,7 @@ use crate::runtime::socket;
 const ALERT_READS_MAX: usize = 128;
 
 /// What the connection itself met; read by the requests that fail with it.
-pub(super) type Noted = Arc<OnceLock<Fault>>;
+pub type Noted = Arc<OnceLock<Fault>>;
 
 /// A connection to an endpoint, ready for HTTP.
 #[derive(Debug)]
@@ -82,9 +82,8 @@ pub(super) async fn dial(
     match timeout(backend.config.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            let noted = Noted::default();
             let times = DialTimes { connect, tls: begun.elapsed().saturating_sub(connect) };
-            let stream = Watched { stream, noted: Arc::clone(&noted) };
+            let (stream, noted) = Watched::new(stream);
             Ok(Dialed { stream, http2, noted, times })
         }
         Ok(Err(error)) => {
@@ -95,7 +94,8 @@ pub(super) async fn dial(
     }
 }
 
-fn connect_hop(error: &io::Error) -> Hop {
+/// What a failed TCP connection attempt is called.
+pub fn connect_hop(error: &io::Error) -> Hop {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Hop::ConnectRefused,
         io::ErrorKind::TimedOut => Hop::ConnectTimeout,
@@ -104,16 +104,20 @@ fn connect_hop(error: &io::Error) -> Hop {
 }
 
 /// The TLS fault inside an I/O error; `None` when there is none.
-fn tls_hop(error: &io::Error) -> Option<Hop> {
-    let tls = error.get_ref()?.downcast_ref::<TlsError>()?;
-    Some(match tls {
+pub fn tls_hop(error: &io::Error) -> Option<Hop> {
+    error.get_ref()?.downcast_ref::<TlsError>().map(hop_of_tls)
+}
+
+/// What a TLS fault is called.
+pub fn hop_of_tls(error: &TlsError) -> Hop {
+    match error {
         TlsError::InvalidCertificate(certificate) => certificate_hop(certificate),
         TlsError::AlertReceived(alert) if refuses_certificate(*alert) => {
             Hop::ClientCertificateRefused
         }
         TlsError::InvalidMessage(_) => Hop::NotTls,
         _ => Hop::HandshakeFailed,
-    })
+    }
 }
 
 fn certificate_hop(error: &CertificateError) -> Hop {
@@ -152,12 +156,18 @@ fn refuses_certificate(alert: AlertDescription) -> bool {
 /// refuses our certificate only after the handshake is over for us, and the HTTP libraries keep no
 /// more than the text of such an error.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub struct Watched {
     stream: TlsStream<TcpStream>,
     noted: Noted,
 }
 
 impl Watched {
+    /// Watches a connection whose handshake is over.
+    pub fn new(stream: TlsStream<TcpStream>) -> (Self, Noted) {
+        let noted = Noted::default();
+        (Self { stream, noted: Arc::clone(&noted) }, noted)
+    }
+
     fn note(&self, error: &io::Error) {
         if let Some(hop) = tls_hop(error) {
             // The first fault is the cause, later ones its consequences.

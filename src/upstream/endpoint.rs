@@ -454,7 +454,7 @@ mod tests {
     fn backend() -> Backend {
         let spec = BackendSpec {
             service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
-            ca_bundle: Vec::new(),
+            ca_bundle: Arc::default(),
             insecure_skip_tls_verify: true,
         };
         let metrics = Arc::new(Metrics::new().unwrap());

@@ -29,6 +29,15 @@ pub struct KubeconfigError {
     pub problem: String,
 }
 
+/// Who names a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A kubeconfig's current context.
+    Kubeconfig(PathBuf),
+    /// What a pod finds in its environment and its service account's files.
+    InCluster,
+}
+
 /// How a server is reached, and who one is there.
 #[derive(Clone, Debug)]
 pub struct Access {
@@ -39,6 +48,14 @@ pub struct Access {
 }
 
 impl Access {
+    /// The server that `source` names.
+    pub fn from_source(source: &Source) -> Result<Self, KubeconfigError> {
+        match source {
+            Source::Kubeconfig(file) => Self::from_kubeconfig(file),
+            Source::InCluster => Self::in_cluster(),
+        }
+    }
+
     /// The server and the user of the file's current context.
     pub fn from_kubeconfig(file: &Path) -> Result<Self, KubeconfigError> {
         let place = format!("kubeconfig {}", file.display());
@@ -157,7 +174,7 @@ impl Access {
     }
 
     /// The client certificate.
-    pub(super) fn identity(&self) -> Result<Option<Arc<KeyPair>>, KubeconfigError> {
+    pub fn identity(&self) -> Result<Option<Arc<KeyPair>>, KubeconfigError> {
         let user = &self.kube.auth_info;
         let place = |name: &str| format!("{name} of user");
         let certificate = self.bytes(
@@ -214,7 +231,7 @@ impl Access {
     }
 
     /// An error with this place.
-    pub(super) fn error(&self, problem: &str) -> KubeconfigError {
+    pub fn error(&self, problem: &str) -> KubeconfigError {
         KubeconfigError { place: self.place.clone(), problem: problem.to_owned() }
     }
 }

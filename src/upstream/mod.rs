@@ -27,10 +27,10 @@ pub use api_server::ApiServer;
 pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
-pub use dial::DialTimes;
+pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
 pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
-pub use kubeconfig::{Access, KubeconfigError};
+pub use kubeconfig::{Access, KubeconfigError, Source};
 pub use pool::{Class, Pool};
 pub use switch::Reply;
 
@@ -78,7 +78,7 @@ pub struct BackendSpec {
     /// The service.
     pub service: ServicePort,
     /// PEM certificates, the only roots when not empty.
-    pub ca_bundle: Vec<u8>,
+    pub ca_bundle: Arc<[u8]>,
     /// `spec.insecureSkipTLSVerify`.
     pub insecure_skip_tls_verify: bool,
 }
@@ -102,9 +102,9 @@ pub struct Upstreams {
     attention: Arc<Attention>,
     backends: HashMap<BackendSpec, Weak<Backend>>,
     routes: HashMap<Arc<str>, Weak<RouteMetrics>>,
-    ca_bundles: HashMap<Vec<u8>, Weak<CaBundle>>,
+    ca_bundles: HashMap<Arc<[u8]>, Weak<CaBundle>>,
     /// By the caBundle, and whether anybody is trusted.
-    tls: HashMap<(Vec<u8>, bool), Weak<SharedTls>>,
+    tls: HashMap<(Arc<[u8]>, bool), Weak<SharedTls>>,
     sweep_at: usize,
 }
 
@@ -160,21 +160,21 @@ impl Upstreams {
     }
 
     /// Each distinct caBundle is parsed once, however many APIServices have it.
-    fn ca_bundle(&mut self, pem: &[u8]) -> Option<Arc<CaBundle>> {
+    fn ca_bundle(&mut self, pem: &Arc<[u8]>) -> Option<Arc<CaBundle>> {
         if pem.is_empty() {
             return None;
         }
         let known = self.ca_bundles.get(pem).and_then(Weak::upgrade);
         Some(known.unwrap_or_else(|| {
             let made = Arc::new(CaBundle::new(pem));
-            self.ca_bundles.insert(pem.to_vec(), Arc::downgrade(&made));
+            self.ca_bundles.insert(Arc::clone(pem), Arc::downgrade(&made));
             made
         }))
     }
 
     /// Backends that are trusted for the same reason share what that takes.
     fn tls(&mut self, spec: &BackendSpec) -> Arc<SharedTls> {
-        let key = (spec.ca_bundle.clone(), spec.insecure_skip_tls_verify);
+        let key = (Arc::clone(&spec.ca_bundle), spec.insecure_skip_tls_verify);
         let known = self.tls.get(&key).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
             let made = Arc::new(SharedTls::default());
@@ -212,7 +212,7 @@ mod tests {
         let mut upstreams = Upstreams::new(Config::default(), metrics);
         let spec = |ca: &[u8]| BackendSpec {
             service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
-            ca_bundle: ca.to_vec(),
+            ca_bundle: ca.into(),
             insecure_skip_tls_verify: false,
         };
         let one = upstreams.upstream(&"v1.g".into(), "g", "v1", spec(b"a"));

@@ -36,7 +36,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// Requests open on one endpoint past which no connection is opened for a single request, which is
 /// what HTTP/1.1, upgrades and anonymous callers need.
 pub(super) const EXCLUSIVE_MAX: usize = 4096;
-/// Connections in a row that end before their first request until callers are told so.
+/// Connections in a row that end before their first answer until callers are told so.
 const USELESS_MAX: u32 = 3;
 
 /// What kinds of requests do not share connections.
@@ -68,7 +68,7 @@ struct Slot {
     /// True once the endpoint chose HTTP/1.1: then each request dials for itself.
     speaks_http1: bool,
     dialing: Option<Dialing>,
-    /// Connections in a row that ended before their first request.
+    /// Connections in a row that ended before their first answer.
     useless: u32,
 }
 
@@ -209,6 +209,12 @@ impl Pool {
                 return Found::Http1(Lease::http1(place, connection, self, key));
             }
         }
+        let ended = slot.take_closed();
+        if slot.useless >= USELESS_MAX {
+            slot.useless = 0;
+            let fault = ended.unwrap_or_else(|| Hop::BackendReset.into());
+            return Found::Failed(Failed { fault, retry: Retry::Elsewhere });
+        }
         let head = || http2_head(backend, request);
         while let Some((at, room)) = slot.roomiest(key.1) {
             let Some(connection) = slot.http2.get(at) else { break };
@@ -216,7 +222,9 @@ impl Pool {
                 Ok(Some((response, stream))) => {
                     let Some(place) = place.take() else { break };
                     let lease = Lease::http2(place, &connection.state);
-                    slot.useless = 0;
+                    if connection.state.has_served() {
+                        slot.useless = 0;
+                    }
                     if room == Room::Little {
                         self.dial_ahead(slot, backend, &endpoint, key);
                     }
@@ -390,13 +398,25 @@ impl Slot {
         }
     }
 
+    /// Lets go of connections that have ended; what was noted of one that never answered anything.
+    fn take_closed(&mut self) -> Option<Fault> {
+        let (useless, mut noted) = (&mut self.useless, None);
+        self.http2.retain(|Http2 { state, .. }| {
+            if state.is_closed() && !state.has_served() {
+                *useless += 1;
+                noted = state.noted().or(noted.take());
+            }
+            !state.is_closed()
+        });
+        noted
+    }
+
     /// The least loaded connection that has room, and whether that is running out.
     fn roomiest(&self, class: Class) -> Option<(usize, Room)> {
         let (at, connection) = self
             .http2
             .iter()
             .enumerate()
-            .filter(|(_, connection)| !connection.state.is_closed())
             .min_by_key(|(_, connection)| connection.state.in_flight())?;
         let in_flight = connection.state.in_flight();
         if class == Class::Anonymous {

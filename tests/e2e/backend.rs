@@ -139,7 +139,8 @@ pub(crate) struct Backend {
     watches: mpsc::Receiver<Watch>,
 }
 
-struct State {
+/// What a backend was asked, and the watches that it serves.
+pub(crate) struct State {
     seen: Mutex<Vec<Value>>,
     watches: mpsc::Sender<Watch>,
 }
@@ -153,12 +154,21 @@ pub(crate) const MIRRORED: &[u8] = b"with trailers";
 impl Backend {
     /// The backend of a service.
     pub(crate) fn start(service: &str, protocols: &[&str]) -> Self {
+        Self::start_with(backend_tls(service, protocols), serve)
+    }
+
+    /// A backend of the test's own TLS, which serves each connection by itself.
+    pub(crate) fn start_with<F, R>(config: ServerConfig, serve: F) -> Self
+    where
+        F: Fn(TlsStream<TcpStream>, usize, Arc<State>) -> R + Clone + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
         let (sender, watches) = mpsc::channel(1024);
         let state = Arc::new(State { seen: Mutex::default(), watches: sender });
         let serving = Arc::clone(&state);
-        let listener = Listener::tls(backend_tls(service, protocols), move |stream, number| {
+        let listener = Listener::tls(config, move |stream, number| {
             let state = Arc::clone(&serving);
-            async move { serve(stream, number, state).await }
+            serve(stream, number, state)
         });
         Self { listener, state, watches }
     }
@@ -193,7 +203,11 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>) {
 /// By the path's last part: `mirror` gives the body back, `code-<n>` answers with that code and no
 /// body, `large-<n>` sends n bytes, `trailers` sends trailers, `announced` announces them too,
 /// `events` sends what the test sends, `hang` never answers; anything else tells what was received.
-async fn answer(state: &State, number: usize, request: Request<Incoming>) -> Response<Sent> {
+pub(crate) async fn answer(
+    state: &State,
+    number: usize,
+    request: Request<Incoming>,
+) -> Response<Sent> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let last = path.rsplit('/').next().unwrap_or_default();
@@ -239,7 +253,7 @@ fn tell(state: &State, told: Value) {
     state.seen.lock().unwrap().push(told);
 }
 
-fn full(bytes: Bytes) -> Sent {
+pub(crate) fn full(bytes: Bytes) -> Sent {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 

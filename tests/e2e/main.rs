@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod core_backend;
 mod discovery_backend;
 mod http1_client;
 mod http2_client;
@@ -24,10 +25,13 @@ mod access_log;
 mod admin;
 mod bench;
 mod bench_fleet;
+mod core;
+mod core_ways;
 mod deadlines;
 mod discovery;
 mod discovery_failing;
 mod discovery_start;
+mod doctor;
 mod documents;
 mod ending;
 mod faults;

@@ -14,7 +14,7 @@ const LEGACY: &str = r#"{"kind":"APIResourceList","apiVersion":"v1","groupVersio
 fn spec() -> BackendSpec {
     BackendSpec {
         service: ServicePort { namespace: "apps".into(), name: "things".into(), port: 443 },
-        ca_bundle: b"-----BEGIN CERTIFICATE-----".to_vec(),
+        ca_bundle: b"-----BEGIN CERTIFICATE-----".as_slice().into(),
         insecure_skip_tls_verify: false,
     }
 }
@@ -67,7 +67,7 @@ fn a_record_is_of_its_service_and_trust_only() {
         |spec| spec.service.namespace = "other".into(),
         |spec| spec.service.name = "other".into(),
         |spec| spec.service.port = 8443,
-        |spec| spec.ca_bundle.push(b'\n'),
+        |spec| spec.ca_bundle = b"-----BEGIN CERTIFICATE-----\n".as_slice().into(),
         |spec| spec.insecure_skip_tls_verify = true,
     ];
     for change in others {

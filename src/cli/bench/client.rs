@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::target::Endpoint;
+use crate::cli::target::Endpoint;
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 
 /// From the first packet to the end of the handshakes.

@@ -43,7 +43,7 @@ pub(super) async fn run(flags: &Discovery, stop: &CancellationToken) -> anyhow::
     let progress = Progress::new((one.saturating_mul(kinds) + course).saturating_mul(count));
     let mut reached = Vec::new();
     for target in targets {
-        progress.say(&format!("connecting to {}", target.url));
+        progress.say(&format!("connecting to {}", target.api.url));
         reached.push(reach(target).await?);
     }
     let mut done = Ok(());
@@ -78,9 +78,9 @@ pub(super) async fn clean_up(flags: &Discovery) -> anyhow::Result<String> {
     let mut text = String::new();
     for (at, target) in targets(flags).await?.iter().enumerate() {
         let removed = place(flags, at, target)?.clean_up().await;
-        let removed = removed.with_context(|| format!("{}: cleaning up", target.url))?;
+        let removed = removed.with_context(|| format!("{}: cleaning up", target.api.url))?;
         // Writing to a string cannot fail.
-        writeln!(text, "{}: {} removed", target.url, counted(removed as u64, "object")).ok();
+        writeln!(text, "{}: {} removed", target.api.url, counted(removed as u64, "object")).ok();
     }
     Ok(text)
 }
@@ -89,7 +89,7 @@ pub(super) async fn clean_up(flags: &Discovery) -> anyhow::Result<String> {
 fn place(flags: &Discovery, at: usize, target: &Target) -> anyhow::Result<Place> {
     match flags.scenario.manifests(at > 0) {
         Some(directory) => Ok(Place::Manifests(directory)),
-        None => Ok(Place::Api(target.client()?)),
+        None => Ok(Place::Api(target.api.client()?)),
     }
 }
 
@@ -108,7 +108,7 @@ async fn register_all(
             "starting {} for {url}",
             counted(plan.fleet.servers.len() as u64, "server")
         ));
-        let starting = Scenario::start(plan.clone(), place, one.target.config());
+        let starting = Scenario::start(plan.clone(), place, one.target.api.config());
         let Some(started) = stop.run_until_cancelled(starting).await else { return Ok(()) };
         let scenario = one.scenario.insert(started.with_context(|| url.clone())?);
         progress.say(&format!("registering servers at {url}"));
@@ -184,13 +184,13 @@ fn masked(line: impl Iterator<Item = String>) -> Vec<String> {
 /// Connects, and asks who is there.
 async fn reach(target: Target) -> anyhow::Result<Reached> {
     let process = target.pid.map(Process::new).transpose()?;
-    let caller = Caller { endpoint: target.endpoint()?, headers: target.headers().await? };
+    let caller = Caller { endpoint: target.api.endpoint()?, headers: target.api.headers().await? };
     let caller = Arc::new(caller);
     let opened = Connection::open(Arc::clone(&caller)).await;
     let opened = opened.map_err(|fault| anyhow::anyhow!(with_hint(fault.0)));
-    let connection = opened.with_context(|| target.url.clone())?;
+    let connection = opened.with_context(|| target.api.url.clone())?;
     let results = TargetResults {
-        url: target.url.clone(),
+        url: target.api.url.clone(),
         protocol: connection.protocol(),
         version: version(&connection).await,
         pid: target.pid,
@@ -298,7 +298,7 @@ impl Reached {
             return Ok(());
         }
         // Tokens end.
-        let headers = self.target.headers().await?;
+        let headers = self.target.api.headers().await?;
         let endpoint = self.subject.caller.endpoint.clone();
         self.subject.caller = Arc::new(Caller { endpoint, headers });
         let plan = Plan {

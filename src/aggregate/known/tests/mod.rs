@@ -159,7 +159,7 @@ impl World {
 fn spec(service: &str) -> BackendSpec {
     BackendSpec {
         service: ServicePort { namespace: "n".into(), name: service.into(), port: 443 },
-        ca_bundle: Vec::new(),
+        ca_bundle: Arc::default(),
         insecure_skip_tls_verify: true,
     }
 }

@@ -1,0 +1,190 @@
+//! Where the objects are from: an API server, or a directory of manifests.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use serde::Deserialize;
+
+use super::api::Api;
+use super::certificate::Certificate;
+use super::facts::{ClusterTrust, Sought};
+use crate::control::manifests::Manifests;
+use crate::model::endpoints::{SERVICE_NAME_LABEL, service_name_of, slices_of};
+use crate::model::fault::ServicePort;
+use crate::store::{Key, Kind, Object, Store};
+use crate::tls;
+
+const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const TRUST: &str = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+
+/// The objects.
+pub(super) enum Source<'a> {
+    /// Of an API server.
+    Api(&'a Api),
+    /// Of a directory, named so.
+    Manifests(Store, String),
+}
+
+/// A list, which is all that these lists have in common.
+#[derive(Deserialize)]
+struct List<T> {
+    #[serde(default = "Vec::new")]
+    items: Vec<T>,
+}
+
+/// Reads a directory once, as `portico run --manifests` does.
+pub(super) async fn manifests(directory: &Path) -> anyhow::Result<Source<'static>> {
+    let store = Store::new();
+    let loaded = Manifests::load(directory.to_owned(), store.clone()).await;
+    loaded.with_context(|| format!("--manifests {}", directory.display()))?;
+    Ok(Source::Manifests(store, directory.display().to_string()))
+}
+
+impl Source<'_> {
+    /// As people know it.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Api(api) => &api.url,
+            Self::Manifests(_, directory) => directory,
+        }
+    }
+
+    /// All `APIServices`.
+    pub(super) async fn api_services(&self) -> anyhow::Result<Vec<APIService>> {
+        match self {
+            Self::Api(api) => Ok(api.require::<List<APIService>>(API_SERVICES).await?.items),
+            Self::Manifests(store, _) => {
+                let (stored, _) = store.list(Kind::ApiService);
+                let objects = stored.iter().filter_map(|one| one.object.as_api_service());
+                Ok(objects.cloned().collect())
+            }
+        }
+    }
+
+    /// The Service that an APIService names.
+    pub(super) async fn service(&self, wanted: &ServicePort) -> Sought<Service> {
+        let ServicePort { namespace, name, .. } = wanted;
+        match self {
+            Self::Manifests(store, _) => {
+                match store.get(&Key::new(Kind::Service, namespace, name)).as_deref() {
+                    Some(stored) => match &stored.object {
+                        Object::Service(service) => Sought::Found((**service).clone()),
+                        _ => Sought::Missing,
+                    },
+                    None => Sought::Missing,
+                }
+            }
+            Self::Api(api) => {
+                let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
+                let found = api.read(&path).await;
+                // Portico's own API has no Services; one that is gone is told by its Status.
+                if matches!(found, Sought::Missing)
+                    && !matches!(
+                        api.read::<List<Service>>("/api/v1/services?limit=1").await,
+                        Sought::Found(_) | Sought::Unknown(_)
+                    )
+                {
+                    return Sought::Unknown(NO_SERVICES.to_owned());
+                }
+                found
+            }
+        }
+    }
+
+    /// The `EndpointSlices` of a Service; made of its Endpoints where there are none.
+    pub(super) async fn slices(&self, wanted: &ServicePort) -> Sought<Vec<EndpointSlice>> {
+        let ServicePort { namespace, name, .. } = wanted;
+        match self {
+            Self::Manifests(store, _) => Sought::Found(stored_slices(store, wanted)),
+            Self::Api(api) => {
+                let path = format!(
+                    "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
+                     ?labelSelector={SERVICE_NAME_LABEL}%3D{name}"
+                );
+                match api.read::<List<EndpointSlice>>(&path).await {
+                    Sought::Found(list) => Sought::Found(list.items),
+                    Sought::Missing => Sought::Unknown(NO_SERVICES.to_owned()),
+                    Sought::Unknown(why) => Sought::Unknown(why),
+                }
+            }
+        }
+    }
+}
+
+const NO_SERVICES: &str =
+    "this API server has no Services; name portico's directory with --manifests";
+
+fn stored_slices(store: &Store, wanted: &ServicePort) -> Vec<EndpointSlice> {
+    let (stored, _) = store.list(Kind::EndpointSlice);
+    let of_service = stored.iter().filter_map(|one| match &one.object {
+        Object::EndpointSlice(slice) => Some(&**slice),
+        _ => None,
+    });
+    let slices: Vec<EndpointSlice> = of_service
+        .filter(|slice| {
+            slice.metadata.namespace.as_deref() == Some(&*wanted.namespace)
+                && service_name_of(slice) == Some(&*wanted.name)
+        })
+        .cloned()
+        .collect();
+    if !slices.is_empty() {
+        return slices;
+    }
+    let endpoints = store.get(&Key::new(Kind::Endpoints, &wanted.namespace, &wanted.name));
+    match endpoints.as_deref().map(|stored| &stored.object) {
+        Some(Object::Endpoints(endpoints)) => slices_of(endpoints),
+        _ => Vec::new(),
+    }
+}
+
+/// Whom extension servers of the cluster believe, as the cluster tells them.
+pub(super) async fn cluster_trust(api: Option<&Api>) -> Sought<ClusterTrust> {
+    let Some(api) = api else { return Sought::Unknown("no API server is named".to_owned()) };
+    match api.read::<ConfigMap>(TRUST).await {
+        Sought::Found(map) => Sought::Found(trust_of(&map)),
+        Sought::Missing => Sought::Missing,
+        Sought::Unknown(why) => Sought::Unknown(why),
+    }
+}
+
+fn trust_of(map: &ConfigMap) -> ClusterTrust {
+    let text = |key: &str| -> String {
+        map.data.as_ref().and_then(|data| data.get(key)).cloned().unwrap_or_default()
+    };
+    let list = |key: &str| serde_json::from_str(&text(key)).unwrap_or_default();
+    let request_header_ca = text("requestheader-client-ca-file");
+    let authorities =
+        tls::certificates("requestheader-client-ca-file", request_header_ca.as_bytes());
+    ClusterTrust {
+        authorities: authorities.map(|all| Certificate::read_all(&all)).unwrap_or_default(),
+        request_header_ca,
+        allowed_names: list("requestheader-allowed-names"),
+        username_headers: list("requestheader-username-headers"),
+        group_headers: list("requestheader-group-headers"),
+        uid_headers: list("requestheader-uid-headers"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::pki::Authority;
+
+    #[test]
+    fn the_configmap_is_read_as_extension_servers_read_it() {
+        let pem = Authority::new("ca").unwrap().certificate();
+        let data = serde_json::json!({"data": {
+            "requestheader-client-ca-file": pem,
+            "requestheader-allowed-names": "[\"front-proxy\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+        }});
+        let trust = trust_of(&serde_json::from_value(data).unwrap());
+        assert_eq!(trust.authorities.len(), 1);
+        assert_eq!(trust.allowed_names, ["front-proxy"]);
+        assert!(trust.uid_headers.is_empty());
+        assert_eq!(trust_of(&ConfigMap::default()), ClusterTrust::default());
+    }
+}
