@@ -23,8 +23,11 @@ type request struct {
 // What differs from run to run, wherever it is in a document.
 var volatile = regexp.MustCompile(`"(uid|resourceVersion|creationTimestamp|deletionTimestamp|time|token|expirationTimestamp|lastTransitionTime|continue)":( ?)"[^"]*"`)
 
+// And how old something is, or when it was made, in the cells of tables.
+var ages = regexp.MustCompile(`"([0-9]+[smhd]){1,2}"|"20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z"`)
+
 // Headers that say when, in which order or on which connection something was answered.
-var unsteady = map[string]bool{"Date": true, "Content-Length": true, "Connection": true}
+var unsteady = map[string]bool{"Date": true, "Content-Length": true, "Connection": true, "Last-Modified": true}
 
 // requests is `discovery requests SERVER CERTS FILE`: asks a server everything in the list, one after the other, and prints a
 // fact for each answer: its status, its headers and its body, but for what is volatile.
@@ -69,11 +72,25 @@ func seen(answered *response) map[string]string {
 		}
 	}
 	body := volatile.ReplaceAllString(string(answered.body), `"$1":$2"*"`)
+	body = inOrder(ages.ReplaceAllString(body, `"*"`))
 	if !utf8.ValidString(body) {
 		body = strconv.QuoteToASCII(body)
 	}
 	values["body"] = body
 	return values
+}
+
+// inOrder has the fields of a Status by their names: whoever makes one, their order says nothing.
+func inOrder(body string) string {
+	var status map[string]any
+	if json.Unmarshal([]byte(body), &status) != nil || status["kind"] != "Status" {
+		return body
+	}
+	ordered, err := json.Marshal(status)
+	if err != nil {
+		return body
+	}
+	return string(ordered) + "\n"
 }
 
 func readRequests(file string) (list []request, err error) {
