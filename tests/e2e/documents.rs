@@ -29,6 +29,17 @@ async fn rig() -> Rig {
     Setup::new().service("one", &[]).start().await
 }
 
+/// The aggregated document once it tells of the version without endpoints, which it does a moment
+/// after the start; from then on it stays as it is.
+async fn settled(client: &mut Client) -> Answer {
+    loop {
+        let answer = accept(client, "/apis", JSON).await;
+        if answer.body.windows(5).any(|part| part == b"Stale") {
+            return answer;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_aggregated_clause_anywhere_gets_the_aggregated_document() {
     let rig = rig().await;
@@ -90,7 +101,7 @@ async fn a_client_that_has_the_document_is_told_so_without_it() {
     let rig = rig().await;
     for protocol in BOTH {
         let mut client = rig.alice(protocol).await;
-        let first = accept(&mut client, "/apis", JSON).await;
+        let first = settled(&mut client).await;
         let etag = first.header("etag").to_owned();
         assert_eq!(etag.len(), 130, "{etag}");
         assert_eq!(lines(&first, "vary"), ["Accept"]);
