@@ -1,8 +1,11 @@
 # shellcheck shell=bash
 # A real kube-apiserver with its etcd on loopback, for the tests that compare portico with it or put portico before it. Each
-# sources it after parts.sh (or fleet.sh, which brings that), has `certs` made, and then calls `start_upstream`.
+# sources it after parts.sh (or fleet.sh, which brings that), has `certs` made, and then calls `start_upstream`, which sets
+# `upstream`, its URL.
 
 port_tries=5
+# More flags for kube-apiserver.
+upstream_flags=()
 
 # etcd and kube-apiserver take no port 0; one that is taken meanwhile ends them, and another is tried.
 # start_on_a_port NAME READY-COMMAND START-COMMAND
@@ -17,6 +20,22 @@ start_on_a_port() {
   done
   fail "$name starts" "not on any of $port_tries ports" "$work/$name.stderr"
   finish
+}
+
+# start_again NAME PORT READY-COMMAND START-COMMAND   what was ended, where it was
+start_again() {
+  port=$2
+  "$4" </dev/null >>"$work/$1.stderr" 2>&1 &
+  pids[$1]=$!
+  await "$1 starts again" 60 ready_or_gone "$1" "$3" || finish
+  is_running "$1" || { fail "$1 starts again" "it ended" "$work/$1.stderr"; finish; }
+}
+
+# kill_at_once NAME   as a machine that loses power
+kill_at_once() {
+  kill -KILL "${pids[$1]}"
+  wait "${pids[$1]}" 2>/dev/null || true
+  unset "pids[$1]"
 }
 
 # shellcheck disable=SC2317,SC2329 # await calls it
@@ -41,7 +60,8 @@ run_kube_apiserver() {
     --requestheader-username-headers X-Remote-User --requestheader-group-headers X-Remote-Group --requestheader-uid-headers X-Remote-Uid \
     --requestheader-extra-headers-prefix X-Remote-Extra- --proxy-client-cert-file "$certs/front-proxy.crt" --proxy-client-key-file "$certs/front-proxy.key" \
     --service-account-key-file "$certs/service-accounts.crt" --service-account-signing-key-file "$certs/service-accounts.key" \
-    --service-account-issuer https://localhost --service-cluster-ip-range 10.96.0.0/16 --authorization-mode RBAC
+    --service-account-issuer https://localhost --service-cluster-ip-range 10.96.0.0/16 --authorization-mode RBAC \
+    ${upstream_flags[@]+"${upstream_flags[@]}"}
 }
 
 # shellcheck disable=SC2317,SC2329 # await calls it
@@ -51,6 +71,7 @@ start_upstream() {
   start_on_a_port etcd etcd_is_ready run_etcd
   etcd_port=$port
   start_on_a_port kube-apiserver kube_apiserver_is_ready run_kube_apiserver
+  upstream_port=$port
   upstream=https://127.0.0.1:$port
   # Its namespaces come a moment after it is ready.
   await "kube-apiserver has a namespace" "$start_limit_secs" ask --fail "$upstream/api/v1/namespaces/default" || finish

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The real sample-apiserver, which serves wardle.example.com, behind a kube-apiserver. A test sources it after upstream.sh,
 # and calls `start_sample` when kube-apiserver is up and `k`, kubectl as its admin, is there. Its audit log, in $work/audit.log,
-# says who every caller is to it.
+# says who every caller is to it. What it has allowed it goes on allowing for ten minutes without kube-apiserver.
 
 # shellcheck disable=SC2317,SC2329 # start_on_a_port calls it
 run_sample() {
@@ -9,7 +9,7 @@ run_sample() {
   exec "$sample_apiserver" --etcd-servers "http://127.0.0.1:$sample_etcd_port" --bind-address 127.0.0.1 --secure-port "$port" --cert-dir "$work/sample" \
     --tls-cert-file "$certs/fleet.crt" --tls-private-key-file "$certs/fleet.key" --kubeconfig "$work/sample.kubeconfig" \
     --authentication-kubeconfig "$work/sample.kubeconfig" --authorization-kubeconfig "$work/sample.kubeconfig" \
-    --audit-policy-file "$work/audit.yaml" --audit-log-path "$work/audit.log"
+    --authorization-webhook-cache-authorized-ttl 10m --audit-policy-file "$work/audit.yaml" --audit-log-path "$work/audit.log"
 }
 
 # shellcheck disable=SC2317,SC2329 # await calls it
@@ -50,16 +50,20 @@ subjects: [{kind: ServiceAccount, namespace: default, name: wardle}]
 MANIFEST
 }
 
-# sample_registration PORT   kube-apiserver takes no endpoints on loopback, hence a name
-sample_registration() {
-  local version
+# kube-apiserver takes no endpoints on loopback, hence a name.
+sample_service() {
   cat <<MANIFEST
 apiVersion: v1
 kind: Service
 metadata: {namespace: default, name: wardle}
-spec: {type: ExternalName, externalName: localhost, ports: [{port: $1}]}
+spec: {type: ExternalName, externalName: localhost, ports: [{port: $sample_port}]}
 MANIFEST
-  for version in v1alpha1 v1beta1; do
+}
+
+# sample_api_services VERSION...
+sample_api_services() {
+  local version
+  for version in "$@"; do
     cat <<MANIFEST
 ---
 apiVersion: apiregistration.k8s.io/v1
@@ -70,7 +74,7 @@ spec:
   version: $version
   groupPriorityMinimum: 1000
   versionPriority: 15
-  service: {namespace: default, name: wardle, port: $1}
+  service: {namespace: default, name: wardle, port: $sample_port}
   caBundle: $(base64 <"$certs/serving-ca.crt" | tr -d '\n')
 MANIFEST
   done
@@ -99,7 +103,8 @@ start_sample() {
   sample_etcd_port=$port
   pids[sample-etcd]=${pids[etcd]} pids[etcd]=$upstream_etcd
   start_on_a_port sample-apiserver sample_is_ready run_sample
-  sample_registration "$port" | k create -f - >"$work/output" || finish
+  sample_port=$port
+  { sample_service && sample_api_services v1alpha1 v1beta1; } | k create -f - >"$work/output" || finish
   await "kube-apiserver finds wardle.example.com available" "$start_limit_secs" sample_is_available || finish
 }
 
