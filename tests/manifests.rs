@@ -91,7 +91,7 @@ fn the_program_takes_the_arguments_of_every_manifest() {
         assert_eq!((core.identity, core.remote_route), expected, "{components:?}");
     }
     let core = config(&static_pod()).core.unwrap();
-    assert!(matches!(core.source, Source::File(_)), "{core:?}");
+    assert!(matches!(core.source, Source::Kubeconfig(_)), "{core:?}");
 }
 
 #[test]

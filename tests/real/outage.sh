@@ -102,7 +102,7 @@ is_watched() {
 portico_starts_without_core() {
   local what="portico starts while kube-apiserver is gone, and serves flunders"
   stop portico
-  launch_in_front
+  launch_in_front "${front_proxy[@]}"
   if await "$what" "$start_limit_secs" admin_reads_flunders; then pass "$what"; fi
 }
 

@@ -46,6 +46,10 @@ func makeCertificates(dir string) error {
 	if err != nil {
 		return err
 	}
+	strangers, err := newAuthority(dir, "own-proxy-ca")
+	if err != nil {
+		return err
+	}
 	local := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	for _, leaf := range []struct {
 		signer *authority
@@ -61,6 +65,8 @@ func makeCertificates(dir string) error {
 		{clients, "somebody", x509.Certificate{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"testers"}}}},
 		{clients, "core-client", x509.Certificate{Subject: pkix.Name{CommonName: "portico"}}},
 		{proxies, "front-proxy", x509.Certificate{Subject: pkix.Name{CommonName: "front-proxy"}}},
+		// One that no cluster knows.
+		{strangers, "own-proxy", x509.Certificate{Subject: pkix.Name{CommonName: "front-proxy"}}},
 	} {
 		if err := leaf.signer.sign(dir, leaf.name, leaf.cert); err != nil {
 			return err
