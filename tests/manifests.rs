@@ -180,7 +180,14 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
 
 /// Every name in a text that looks like a metric's, with the labels in the braces behind it.
 fn named(text: &str) -> Vec<(String, Vec<String>)> {
-    const PREFIXES: [&str; 4] = ["aggregator_", "apiserver_", "portico_", "process_"];
+    const PREFIXES: [&str; 6] = [
+        "aggregator_",
+        "apiserver_",
+        "authentication_",
+        "authorization_",
+        "portico_",
+        "process_",
+    ];
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut found = Vec::new();
     let mut rest = text;
