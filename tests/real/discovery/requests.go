@@ -26,8 +26,8 @@ var volatile = regexp.MustCompile(`"(uid|resourceVersion|creationTimestamp|delet
 // And how old something is, or when it was made, in the cells of tables.
 var ages = regexp.MustCompile(`"([0-9]+[smhd]){1,2}"|"20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z"`)
 
-// kube-apiserver gives this document one of two contents as APIServices come and go, of which this is the hash.
-var ownPaths = regexp.MustCompile(`("/openapi/v3/apis\?hash=)[0-9A-F]+`)
+// kube-apiserver's own documents change between two contents as APIServices come and go, of which these are the hashes.
+var hashes = regexp.MustCompile(`\?hash=[0-9A-F]+`)
 
 // Headers that say when, in which order or on which connection something was answered.
 var unsteady = map[string]bool{"Date": true, "Content-Length": true, "Connection": true, "Last-Modified": true}
@@ -75,7 +75,7 @@ func seen(answered *response) map[string]string {
 		}
 	}
 	body := volatile.ReplaceAllString(string(answered.body), `"$1":$2"*"`)
-	body = ownPaths.ReplaceAllString(body, "$1*")
+	body = hashes.ReplaceAllString(body, "?hash=*")
 	body = inOrder(ages.ReplaceAllString(body, `"*"`))
 	if !utf8.ValidString(body) {
 		body = strconv.QuoteToASCII(body)
