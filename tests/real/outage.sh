@@ -119,3 +119,39 @@ core_is_started() {
 everything_is_back() {
   [[ "$(code somebody "$flunders") $(by_token) $(code admin /api/v1/namespaces/default) $(code admin /readyz)" == "200 200 200 200" ]]
 }
+
+# Whom kube-apiserver comes to believe about clients, portico does too, from the ConfigMap that kube-apiserver keeps. (None is ever
+# taken out there before it expires.) Somebody reads all the while.
+authority_is_added() {
+  local what="a client authority that kube-apiserver is given is believed"
+  await "$what" "$change_limit_secs" stranger_is 401 || return 0
+  : >"$work/reads"
+  read_on &
+  pids[reader]=$!
+  set_client_authorities client-ca own-proxy-ca
+  # A user who may do nothing, but a user.
+  if await "$what" "$verdict_limit_secs" stranger_is 403; then pass "$what"; fi
+  stop reader
+  what="nobody else notices that"
+  if [[ $(sort -u "$work/reads") == 200 ]]; then pass "$what: $(wc -l <"$work/reads") reads"; else
+    sort "$work/reads" | uniq -c >"$work/output"
+    fail "$what" "reads end with" "$work/output"
+  fi
+}
+
+# set_client_authorities NAME...   are those of kube-apiserver, which follows the file
+set_client_authorities() {
+  local name
+  for name in "$@"; do cat "$certs/$name.crt"; done >"$work/clients.new"
+  mv "$work/clients.new" "$work/clients.crt"
+}
+
+# shellcheck disable=SC2317,SC2329 # await calls it
+stranger_is() { [[ $(code own-proxy "$flunders") == "$1" ]]; }
+
+read_on() {
+  while true; do
+    curl --silent --max-time 10 --noproxy '*' --cacert "$certs/serving-ca.crt" --cert "$certs/somebody.crt" --key "$certs/somebody.key" \
+      --output /dev/null --write-out '%{http_code}\n' "$server$flunders" >>"$work/reads" || true
+  done
+}
