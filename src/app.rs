@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Tokens, Trust};
+use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Reviews, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::{Control, manifests};
@@ -98,7 +98,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     )
     .context("cannot keep discovery in the data directory")?;
     let services = Services {
-        auth: auth(&config.auth, &metrics)?,
+        auth: auth(&config.auth, core.as_ref(), &upstream_config, &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -207,7 +207,13 @@ fn access_log(
     Ok(Some((Arc::new(log), *format)))
 }
 
-fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
+fn auth(
+    config: &auth::Config,
+    core: Option<&Core>,
+    upstream: &upstream::Config,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Auth> {
+    let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
     let authority = |file: &Option<std::path::PathBuf>| {
         file.as_deref()
             .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
@@ -222,7 +228,8 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    if trust.client.is_none() && trust.request_header.is_none() && tokens.is_empty() {
+    let names_nobody = trust.client.is_none() && trust.request_header.is_none();
+    if names_nobody && tokens.is_empty() && reviews.tokens.is_none() {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
         );
@@ -245,8 +252,8 @@ fn auth(config: &auth::Config, metrics: &Metrics) -> anyhow::Result<Auth> {
     )
     .map_err(anyhow::Error::msg)?;
     Ok(Auth {
-        authenticator,
-        authorizer: Authorizer::new(config.authorization_mode, &config.always_allow_paths),
+        authenticator: authenticator.with_reviews(reviews.tokens),
+        authorizer: Authorizer::new(reviews.modes, &config.always_allow_paths, metrics),
         identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
     })
 }

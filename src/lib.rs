@@ -14,6 +14,9 @@
 //!   -> outcome: one set of counters, one log line        (any step may end in one Rejection)
 //! ```
 //!
+//! Where `authenticate`, `impersonate` or `authorize` need somebody else's word, the answer is looked
+//! up, or else asked for in a box of its own: `auth::{token_review, access_review}`.
+//!
 //! A **change in the cluster** goes the other way, and that way is one loop, `control::Control::run`:
 //!
 //! ```text
@@ -55,7 +58,8 @@
 //!
 //! * One writer per state; readers hold an immutable snapshot, taken once a request.
 //! * No lock is held over an `.await` (but for the turn of who asks the DNS); data-plane threads share
-//!   snapshots, counters and endpoints' atomics, and nothing that a request would wait for.
+//!   snapshots, counters, endpoints' atomics and kept reviews, and nothing that a request would wait for
+//!   but a review under way, half a second at most before its own thread asks.
 //! * Nothing is forwarded or served without a `Permit`, or a `Deferral` to kube-apiserver, and only
 //!   `auth` makes them.
 //! * A request that ends here ends in a `Rejection`: a code, a reason, one word for its cause.

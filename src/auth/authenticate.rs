@@ -5,17 +5,22 @@
 //! caller is refused and never becomes anonymous.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{Context, SHA256};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::caller::Caller;
+use super::kept_reviews::NoAnswer;
 use super::token_file::Tokens;
-use super::{Anonymous, RequestHeaderConfig, request_header, websocket_protocol, x509};
+use super::token_review::{Known, TokenReviews};
+use super::{Anonymous, Asker, RequestHeaderConfig, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
@@ -39,6 +44,7 @@ pub struct Authenticator {
     trust: View<Trust>,
     request_header: RequestHeaderConfig,
     tokens: Tokens,
+    reviews: Option<TokenReviews>,
     anonymous: Anonymous,
     anonymous_caller: Arc<Caller>,
     /// Verdicts on chains that were accepted, for the next connection with the same one: what a
@@ -49,9 +55,50 @@ pub struct Authenticator {
     client_certificate_expiration: prometheus::Histogram,
 }
 
+/// Who is calling, as far as it is known at once.
+#[derive(Debug)]
+pub enum Authenticated {
+    /// This caller.
+    Known(Arc<Caller>),
+    /// Whose the request's token is must be asked, with [`Authenticator::ask`].
+    Ask(Box<Unknown>),
+}
+
+/// A request with tokens that must be asked about.
+pub struct Unknown {
+    /// In the order in which they count.
+    tokens: Vec<Box<[u8]>>,
+    errors: Vec<String>,
+}
+
+impl fmt::Debug for Unknown {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Tokens are shown to nobody.
+        formatter.debug_struct("Unknown").field("errors", &self.errors).finish_non_exhaustive()
+    }
+}
+
+/// What a request's credentials are worth.
+enum Found {
+    Caller(Arc<Caller>),
+    /// There are none, or none that count.
+    Nobody,
+    /// These tokens must be asked about.
+    Ask(Vec<Box<[u8]>>),
+}
+
+/// What a token is worth.
+enum OfToken {
+    Caller(Arc<Caller>),
+    Refused(String),
+    Ask,
+}
+
 /// Accepted chains whose verdict is remembered. Chains of strangers are not, so that nobody fills
 /// this who could not come in.
 const VERDICTS_MAX: usize = 1024;
+
+const INVALID_TOKEN: &str = "invalid bearer token";
 
 /// A certificate chain, leaf first.
 type Chain = Vec<CertificateDer<'static>>;
@@ -107,6 +154,7 @@ impl Authenticator {
             trust,
             request_header,
             tokens,
+            reviews: None,
             anonymous,
             anonymous_caller: Arc::new(Caller::new(User::anonymous())?),
             verdicts: Mutex::default(),
@@ -116,25 +164,81 @@ impl Authenticator {
         })
     }
 
-    /// The caller of a request; `always_allowed` says that its path is open to everybody.
+    /// Asks about tokens too; to be called before the authenticator is shared.
+    #[must_use]
+    pub fn with_reviews(self, reviews: Option<TokenReviews>) -> Self {
+        Self { reviews, ..self }
+    }
+
+    /// The caller of a request, unless its token must be asked about; `always_allowed` says that its
+    /// path is open to everybody.
     pub fn authenticate(
         &self,
         connection: &ConnectionAuth,
         headers: &HeaderMap,
         always_allowed: bool,
-    ) -> Result<Arc<Caller>, Rejection> {
+    ) -> Result<Authenticated, Rejection> {
         let mut errors = Vec::new();
-        match self.by_credentials(connection, headers, &mut errors) {
-            Some(caller) => {
-                self.succeeded.inc();
-                Ok(caller)
+        let caller = match self.by_credentials(connection, headers, &mut errors) {
+            Found::Caller(caller) => self.success(caller),
+            Found::Ask(tokens) => {
+                return Ok(Authenticated::Ask(Box::new(Unknown { tokens, errors })));
             }
-            None if errors.is_empty() => self.anonymous(always_allowed),
-            None => {
-                self.failed.inc();
-                Err(Rejection::Unauthorized(format!("[{}]", errors.join(", "))))
+            Found::Nobody if errors.is_empty() => self.anonymous(always_allowed)?,
+            Found::Nobody => return Err(self.failure(&errors)),
+        };
+        Ok(Authenticated::Known(caller))
+    }
+
+    /// The caller whose token it is that had to be asked about. In a box, so that requests without
+    /// such a token do not grow by this.
+    #[cold]
+    pub fn ask<'a>(
+        &'a self,
+        unknown: Unknown,
+        asker: Asker<'a>,
+    ) -> BoxFuture<'a, Result<Arc<Caller>, Rejection>> {
+        let Unknown { tokens, mut errors } = unknown;
+        let asking = async move {
+            for token in tokens {
+                match self.by_asked_token(&token, asker).await? {
+                    Ok(caller) => return Ok(self.success(caller)),
+                    Err(error) => errors.push(error),
+                }
             }
+            Err(self.failure(&errors))
+        };
+        asking.boxed()
+    }
+
+    /// The caller, or why there is none.
+    async fn by_asked_token(
+        &self,
+        token: &[u8],
+        asker: Asker<'_>,
+    ) -> Result<Result<Arc<Caller>, String>, Rejection> {
+        if let Some(caller) = self.tokens.find(token) {
+            return Ok(Ok(Arc::clone(caller)));
         }
+        let (Some(reviews), Ok(token)) = (&self.reviews, str::from_utf8(token)) else {
+            return Ok(Err(INVALID_TOKEN.to_owned()));
+        };
+        match reviews.ask(token, asker).await {
+            Ok(Ok(caller)) => Ok(Ok(caller)),
+            Ok(Err(reason)) => Ok(Err(reason.as_ref().to_owned())),
+            Err(NoAnswer::Failed(error)) => Ok(Err(error)),
+            Err(NoAnswer::Deadline) => Err(Rejection::ReviewDeadline),
+        }
+    }
+
+    fn success(&self, caller: Arc<Caller>) -> Arc<Caller> {
+        self.succeeded.inc();
+        caller
+    }
+
+    fn failure(&self, errors: &[String]) -> Rejection {
+        self.failed.inc();
+        Rejection::Unauthorized(format!("[{}]", errors.join(", ")))
     }
 
     fn anonymous(&self, always_allowed: bool) -> Result<Arc<Caller>, Rejection> {
@@ -153,12 +257,12 @@ impl Authenticator {
         connection: &ConnectionAuth,
         headers: &HeaderMap,
         errors: &mut Vec<String>,
-    ) -> Option<Arc<Caller>> {
+    ) -> Found {
         if !connection.chain.is_empty() {
             let (verdict, now) = self.verdict(connection);
             match &verdict.front_proxy {
                 Some(Ok(())) => match self.by_request_header(headers) {
-                    Some(Ok(caller)) => return Some(caller),
+                    Some(Ok(caller)) => return Found::Caller(caller),
                     Some(Err(error)) => errors.push(error),
                     None => {}
                 },
@@ -170,35 +274,51 @@ impl Authenticator {
                 self.client_certificate_expiration.observe(left);
             }
             match &verdict.client {
-                Some(Ok(caller)) => return Some(Arc::clone(caller)),
+                Some(Ok(caller)) => return Found::Caller(Arc::clone(caller)),
                 Some(Err(error)) => errors.push(error.clone()),
                 None => {}
             }
         }
+        self.by_tokens(headers, errors)
+    }
+
+    /// The bearer token first, then that of a WebSocket request.
+    fn by_tokens(&self, headers: &HeaderMap, errors: &mut Vec<String>) -> Found {
+        let mut unknown = Vec::new();
         match bearer_token(headers) {
-            Some(Ok(token)) => {
-                if let Some(caller) = self.by_token(token, errors) {
-                    return Some(caller);
-                }
-            }
+            Some(Ok(token)) => match self.by_token(token) {
+                OfToken::Caller(caller) => return Found::Caller(caller),
+                OfToken::Refused(error) => errors.push(error),
+                OfToken::Ask => unknown.push(token.into()),
+            },
             Some(Err(error)) => errors.push(error),
             None => {}
         }
-        match websocket_protocol::token(headers)? {
-            Ok(token) => self.by_token(token.as_bytes(), errors),
-            Err(error) => {
-                errors.push(error.to_owned());
-                None
-            }
+        match websocket_protocol::token(headers) {
+            Some(Ok(token)) if unknown.is_empty() => match self.by_token(token.as_bytes()) {
+                OfToken::Caller(caller) => return Found::Caller(caller),
+                OfToken::Refused(error) => errors.push(error),
+                OfToken::Ask => unknown.push(token.into_bytes().into()),
+            },
+            Some(Ok(token)) => unknown.push(token.into_bytes().into()),
+            Some(Err(error)) => errors.push(error.to_owned()),
+            None => {}
         }
+        if unknown.is_empty() { Found::Nobody } else { Found::Ask(unknown) }
     }
 
-    fn by_token(&self, token: &[u8], errors: &mut Vec<String>) -> Option<Arc<Caller>> {
-        let found = self.tokens.find(token);
-        if found.is_none() {
-            errors.push("invalid bearer token".to_owned());
+    fn by_token(&self, token: &[u8]) -> OfToken {
+        if let Some(caller) = self.tokens.find(token) {
+            return OfToken::Caller(Arc::clone(caller));
         }
-        found.map(Arc::clone)
+        match (&self.reviews, str::from_utf8(token)) {
+            (Some(reviews), Ok(token)) => match reviews.look(token) {
+                Known::Reviewed(Ok(caller)) => OfToken::Caller(caller),
+                Known::Reviewed(Err(reason)) => OfToken::Refused(reason.as_ref().to_owned()),
+                Known::Ask => OfToken::Ask,
+            },
+            _ => OfToken::Refused(INVALID_TOKEN.to_owned()),
+        }
     }
 
     fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {

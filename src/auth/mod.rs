@@ -1,27 +1,41 @@
 //! Who is calling, and whether they may.
 //!
 //! `authenticate` runs one file per method in upstream's order; `impersonate` says as whom a request
-//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded.
+//! goes on; `authorize` gives the [`Permit`] without which nothing is forwarded. What cannot be
+//! decided here is asked of reviewers (`token_review`, `access_review`), whose answers are kept.
 
+mod access_review;
 mod authenticate;
 mod authorize;
 mod caller;
+mod digest;
 mod identity_headers;
 mod impersonate;
+mod kept_reviews;
 mod request_header;
+mod reviewer;
+mod reviews;
 mod token_file;
+mod token_review;
 mod websocket_protocol;
 mod x509;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
-pub use authenticate::{Authenticator, ConnectionAuth, Trust};
-pub use authorize::{Authorizer, Deferral, Permit};
+pub use access_review::{AccessReviewRules, AccessReviews};
+pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
+pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
+pub use reviewer::Reviewer;
+pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use token_file::{TokenFileError, Tokens};
+pub use token_review::{TokenReviewRules, TokenReviews};
 pub use websocket_protocol::{names_token, without_tokens};
+
+use crate::upstream::Pool;
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).
@@ -64,12 +78,25 @@ pub enum Anonymous {
     Refused,
 }
 
-/// How requests are authorized (`--authorization-mode`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// One way to authorize requests (`--authorization-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthorizationMode {
     /// Every authenticated caller may do everything.
-    #[default]
     AlwaysAllow,
+    /// Nobody may do anything, but for what others allow.
+    AlwaysDeny,
+    /// A SubjectAccessReview decides.
+    Webhook,
+}
+
+/// On whose connections a request's questions go out, and until when it waits for the answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The calling thread's connections.
+    pub pool: &'a Arc<Pool>,
+    /// When the request's own time is over; none for long-running ones, which wait for as long as a
+    /// question may take.
+    pub deadline: Option<Instant>,
 }
 
 /// Who is believed and who may do what.
@@ -85,8 +112,11 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// Callers without credentials.
     pub anonymous: Anonymous,
-    /// The authorizer.
-    pub authorization_mode: AuthorizationMode,
+    /// The authorizers; the first that allows or denies counts. When there are none, the API server
+    /// decides beside which portico runs; without one everything is allowed.
+    pub authorization_modes: Vec<AuthorizationMode>,
+    /// Who is asked about tokens and what callers may do.
+    pub reviews: ReviewConfig,
     /// Paths that everybody may read (`--authorization-always-allow-paths`).
     pub always_allow_paths: Vec<String>,
 }
@@ -99,7 +129,8 @@ impl Default for Config {
             request_header: RequestHeaderConfig::default(),
             token_file: None,
             anonymous: Anonymous::default(),
-            authorization_mode: AuthorizationMode::default(),
+            authorization_modes: Vec::new(),
+            reviews: ReviewConfig::default(),
             always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
         }
     }

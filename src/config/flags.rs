@@ -17,6 +17,7 @@ use rustls::SupportedCipherSuite;
 use super::values::{self, PartLevel};
 use super::{LogConfig, LogFormat};
 use crate::auth::AuthorizationMode;
+use crate::model::review::ReviewVersion;
 use crate::proxy::{AccessLogFormat, RemoteRoute, UpstreamIdentity};
 use crate::tls::server::{MinVersion, SniPair, cipher_suite};
 
@@ -140,9 +141,46 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub token_auth_file: Option<PathBuf>,
 
-    /// How requests are authorized; the default is the one there is.
-    #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "AlwaysAllow", value_parser = authorization_mode, value_name = "MODES", help_heading = AUTHORIZATION)]
+    /// File in kubeconfig format that names a webhook which is sent a TokenReview for each bearer token
+    /// that no other authenticator knows. Its server's URL is where reviews are posted. Without it
+    /// kube-apiserver is asked in front mode.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long an answer about a token is good; 2m for a webhook when not given, 10s for
+    /// kube-apiserver. A refusal is good for 10s at most.
+    #[arg(long, value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHENTICATION)]
+    pub authentication_token_webhook_cache_ttl: Option<Duration>,
+    /// The version of the TokenReviews that the webhook is sent: v1 or v1beta1.
+    #[arg(long, default_value = "v1beta1", value_parser = values::review_version, value_name = "VERSION", help_heading = AUTHENTICATION)]
+    pub authentication_token_webhook_version: ReviewVersion,
+    /// What tokens must be good for; when not given, it is the reviewer's to say.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "AUDIENCES", help_heading = AUTHENTICATION)]
+    pub api_audiences: Vec<String>,
+    /// How long answers about tokens and authorization outlive their time while the reviewer cannot be
+    /// reached.
+    #[arg(long, default_value = "0s", value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHENTICATION)]
+    pub review_cache_outage_ttl: Duration,
+
+    /// How requests are authorized: AlwaysAllow, AlwaysDeny or Webhook, or several of them, of which
+    /// the first counts that allows or denies. When not given it is AlwaysAllow, and in front mode
+    /// Webhook, which then asks kube-apiserver.
+    #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_parser = values::authorization_mode, value_name = "MODES", help_heading = AUTHORIZATION)]
     pub authorization_mode: Vec<AuthorizationMode>,
+    /// File in kubeconfig format that names the webhook of --authorization-mode=Webhook. Its server's
+    /// URL is where SubjectAccessReviews are posted. Without it kube-apiserver is asked in front mode.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHORIZATION)]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// How long a decision is good that allowed something; 5m for a webhook when not given, 10s for
+    /// kube-apiserver.
+    #[arg(long, value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHORIZATION)]
+    pub authorization_webhook_cache_authorized_ttl: Option<Duration>,
+    /// How long a decision is good that did not allow something; 30s for a webhook when not given, 10s
+    /// for kube-apiserver.
+    #[arg(long, value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHORIZATION)]
+    pub authorization_webhook_cache_unauthorized_ttl: Option<Duration>,
+    /// The version of the SubjectAccessReviews that the webhook is sent: v1 or v1beta1.
+    #[arg(long, default_value = "v1beta1", value_parser = values::review_version, value_name = "VERSION", help_heading = AUTHORIZATION)]
+    pub authorization_webhook_version: ReviewVersion,
     /// Paths that are allowed without asking the authorizer; a trailing * makes a prefix.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_values = ["/healthz", "/readyz", "/livez"], value_name = "PATHS", help_heading = AUTHORIZATION)]
     pub authorization_always_allow_paths: Vec<String>,
@@ -237,13 +275,6 @@ impl LogFlags {
 /// A cipher suite; nothing for the empty text, by which a flag's list is emptied.
 fn suite(text: &str) -> Result<Option<SupportedCipherSuite>, String> {
     if text.is_empty() { Ok(None) } else { cipher_suite(text.trim()).map(Some) }
-}
-
-fn authorization_mode(text: &str) -> Result<AuthorizationMode, String> {
-    match text {
-        "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
-        _ => Err(format!("\"{text}\" is not supported; supported: AlwaysAllow")),
-    }
 }
 
 fn upstream_identity(text: &str) -> UpstreamIdentity {

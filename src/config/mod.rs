@@ -226,6 +226,7 @@ impl Flags {
         let anonymous = match self.anonymous_auth {
             None => Anonymous::AlwaysAllowPaths,
             Some(false) => Anonymous::Refused,
+            Some(true) if !self.always_allows() => Anonymous::Accepted,
             Some(true) => {
                 faults.push(Fault {
                     setting: "anonymous-auth",
@@ -249,8 +250,57 @@ impl Flags {
             },
             token_file: self.token_auth_file.clone(),
             anonymous,
-            authorization_mode: AuthorizationMode::AlwaysAllow,
+            authorization_modes: self.authorization_mode.clone(),
+            reviews: self.reviews(faults),
             always_allow_paths: list(&self.authorization_always_allow_paths),
+        }
+    }
+}
+
+impl Flags {
+    /// True when everybody who is known may do everything.
+    fn always_allows(&self) -> bool {
+        let in_front = self.kubeconfig.is_some() || self.in_cluster;
+        (self.authorization_mode.is_empty() && !in_front)
+            || self.authorization_mode.contains(&AuthorizationMode::AlwaysAllow)
+    }
+
+    fn reviews(&self, faults: &mut Vec<Fault>) -> auth::ReviewConfig {
+        let (setting, modes) = ("authorization-mode", &self.authorization_mode);
+        let twice = modes
+            .iter()
+            .enumerate()
+            .any(|(at, mode)| modes.iter().skip(at + 1).any(|it| it == mode));
+        if twice {
+            let text = "one of the modes is given twice".to_owned();
+            faults.push(Fault { setting, other: None, text });
+        }
+        if self.authorization_webhook_config_file.is_some()
+            && !modes.contains(&AuthorizationMode::Webhook)
+        {
+            faults.push(Fault {
+                setting: "authorization-webhook-config-file",
+                other: Some(setting),
+                text: "needs Webhook among the modes of authorization-mode".to_owned(),
+            });
+        }
+        let webhook = |file: &Option<PathBuf>, version| {
+            file.clone().map(|kubeconfig| auth::Webhook { kubeconfig, version })
+        };
+        auth::ReviewConfig {
+            tokens: webhook(
+                &self.authentication_token_webhook_config_file,
+                self.authentication_token_webhook_version,
+            ),
+            token_ttl: self.authentication_token_webhook_cache_ttl,
+            audiences: list(&self.api_audiences),
+            access: webhook(
+                &self.authorization_webhook_config_file,
+                self.authorization_webhook_version,
+            ),
+            authorized_ttl: self.authorization_webhook_cache_authorized_ttl,
+            unauthorized_ttl: self.authorization_webhook_cache_unauthorized_ttl,
+            outage_ttl: self.review_cache_outage_ttl,
         }
     }
 }
@@ -282,6 +332,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::review::ReviewVersion;
     use crate::proxy::AccessLogFormat;
     use crate::tls::server::MinVersion;
 
@@ -460,6 +511,51 @@ mod tests {
     fn the_access_log_goes_to_standard_output_for_a_dash() {
         let log = config(&["--access-log=-"]).proxy.access_log.unwrap();
         assert_eq!(log, AccessLogConfig { file: None, format: AccessLogFormat::Json });
+    }
+
+    #[test]
+    fn reviews_have_upstreams_flags_and_defaults() {
+        let reviews = config(&[]).auth.reviews;
+        assert_eq!(reviews, auth::ReviewConfig::default());
+        let line = [
+            "--authentication-token-webhook-config-file=t",
+            "--authentication-token-webhook-version=v1",
+            "--authentication-token-webhook-cache-ttl=1s",
+            "--api-audiences=a,b",
+            "--authorization-mode=AlwaysDeny,Webhook",
+            "--authorization-webhook-config-file=w",
+            "--authorization-webhook-cache-authorized-ttl=2s",
+            "--authorization-webhook-cache-unauthorized-ttl=0s",
+            "--review-cache-outage-ttl=1h",
+            "--anonymous-auth",
+        ];
+        let auth = config(&line).auth;
+        let webhook = |file: &str, version| auth::Webhook { kubeconfig: file.into(), version };
+        let expected = auth::ReviewConfig {
+            tokens: Some(webhook("t", ReviewVersion::V1)),
+            token_ttl: Some(Duration::from_secs(1)),
+            audiences: vec!["a".to_owned(), "b".to_owned()],
+            access: Some(webhook("w", ReviewVersion::V1Beta1)),
+            authorized_ttl: Some(Duration::from_secs(2)),
+            unauthorized_ttl: Some(Duration::ZERO),
+            outage_ttl: Duration::from_secs(3600),
+        };
+        assert_eq!(auth.reviews, expected);
+        let modes = [AuthorizationMode::AlwaysDeny, AuthorizationMode::Webhook];
+        assert_eq!(auth.authorization_modes, modes);
+        assert_eq!(auth.anonymous, Anonymous::Accepted);
+    }
+
+    #[test]
+    fn modes_that_do_not_fit_are_faults() {
+        let file = "--authorization-webhook-config-file=w";
+        check_fault(&[file], "needs Webhook among the modes of authorization-mode");
+        let twice = "--authorization-mode=Webhook,AlwaysDeny,Webhook";
+        check_fault(&[file, twice], "--authorization-mode: one of the modes is given twice");
+        let line = ["--anonymous-auth", "--authorization-mode=Webhook,AlwaysAllow", file];
+        check_fault(&line, "would let everybody do everything");
+        check_refused(&["--authorization-webhook-version=v2"], "supported: v1, v1beta1");
+        check_refused(&["--review-cache-outage-ttl=-1s"], "must not be negative");
     }
 
     #[test]

@@ -8,11 +8,16 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
+use crate::auth::AuthorizationMode;
 use crate::model::duration::{self, Signed};
+use crate::model::review::ReviewVersion;
 
 /// The greatest chance of a GOAWAY (`generic_run_options.go`): more would cost clients more than
 /// it spreads them.
 const GOAWAY_CHANCE_MAX: f64 = 0.02;
+
+/// The longest that answers of reviewers are kept.
+const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The greatest log level.
 pub const LOG_LEVEL_MAX: u8 = 10;
@@ -59,6 +64,36 @@ pub fn boolean(text: &str) -> Result<bool, String> {
 pub fn timeout(text: &str) -> Result<Duration, String> {
     let duration = span(text)?;
     if duration.is_zero() { Err("must be greater than 0".to_owned()) } else { Ok(duration) }
+}
+
+/// How long something is kept; 0 for not at all.
+pub(super) fn ttl(text: &str) -> Result<Duration, String> {
+    match span(text)? {
+        ttl if ttl > TTL_MAX => Err(format!("must not exceed {}h", TTL_MAX.as_secs() / 3600)),
+        ttl => Ok(ttl),
+    }
+}
+
+/// The version of reviews.
+pub(super) fn review_version(text: &str) -> Result<ReviewVersion, String> {
+    match text {
+        "v1" => Ok(ReviewVersion::V1),
+        "v1beta1" => Ok(ReviewVersion::V1Beta1),
+        _ => Err(format!("\"{text}\" is not supported; supported: v1, v1beta1")),
+    }
+}
+
+/// One of the modes in which requests are authorized.
+pub(super) fn authorization_mode(text: &str) -> Result<AuthorizationMode, String> {
+    match text {
+        "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
+        "AlwaysDeny" => Ok(AuthorizationMode::AlwaysDeny),
+        "Webhook" => Ok(AuthorizationMode::Webhook),
+        _ => {
+            let modes = "AlwaysAllow, AlwaysDeny, Webhook";
+            Err(format!("\"{text}\" is not supported; supported: {modes}"))
+        }
+    }
 }
 
 /// A duration as Go writes it, without a sign.
@@ -155,6 +190,8 @@ mod tests {
         assert!(span("1e400h").is_err() && span("s").is_err());
         assert_eq!(timeout("-1s"), Err("must not be negative".to_owned()));
         assert_eq!(timeout("0s"), Err("must be greater than 0".to_owned()));
+        assert_eq!(ttl("0s"), Ok(Duration::ZERO));
+        assert_eq!(ttl("8761h"), Err("must not exceed 8760h".to_owned()));
     }
 
     #[track_caller]

@@ -10,10 +10,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use foldhash::fast::FixedState;
+use k8s_openapi::ByteString;
 
+use super::ca_bundles::CaBundles;
 use super::manifest_file::{Contents, Format, parse};
 use crate::model::api_service::{set_defaults, validate};
 use crate::store::{Change, Key, Kind, Object};
@@ -30,6 +33,7 @@ pub(super) struct Directory {
     holders: HashMap<Key, BTreeSet<OsString>, FixedState>,
     /// Kinds that are reported to be ignored.
     ignored: HashSet<String>,
+    ca_bundles: CaBundles,
 }
 
 /// One file.
@@ -39,28 +43,46 @@ struct File {
     objects: BTreeMap<Key, Written>,
 }
 
-/// An object as JSON, which takes a third of the memory: it is looked at again only when files change.
+/// An object as JSON, which takes a third of the memory: it is looked at again only when files
+/// change. Its caBundle, the most of it, is shared.
 #[derive(Debug)]
-struct Written(Box<[u8]>);
+struct Written {
+    json: Box<[u8]>,
+    ca_bundle: Option<Arc<[u8]>>,
+}
 
 impl Written {
-    fn of(object: &Object) -> serde_json::Result<Self> {
-        let json = match object {
+    fn of(mut object: Object, shared: &mut CaBundles) -> serde_json::Result<Self> {
+        let ca_bundle = ca_bundle_of(&mut object).and_then(Option::take);
+        let json = match &object {
             Object::ApiService(object) => serde_json::to_vec(object),
             Object::Service(object) => serde_json::to_vec(object),
             Object::EndpointSlice(object) => serde_json::to_vec(object),
             Object::Endpoints(object) => serde_json::to_vec(object),
         };
-        Ok(Self(json?.into_boxed_slice()))
+        let ca_bundle = ca_bundle.map(|pem| shared.share(&pem.0));
+        Ok(Self { json: json?.into_boxed_slice(), ca_bundle })
     }
 
     fn read(&self, kind: Kind) -> serde_json::Result<Object> {
-        Ok(match kind {
-            Kind::ApiService => Object::ApiService(serde_json::from_slice(&self.0)?),
-            Kind::Service => Object::Service(serde_json::from_slice(&self.0)?),
-            Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(&self.0)?),
-            Kind::Endpoints => Object::Endpoints(serde_json::from_slice(&self.0)?),
-        })
+        let mut object = match kind {
+            Kind::ApiService => Object::ApiService(serde_json::from_slice(&self.json)?),
+            Kind::Service => Object::Service(serde_json::from_slice(&self.json)?),
+            Kind::EndpointSlice => Object::EndpointSlice(serde_json::from_slice(&self.json)?),
+            Kind::Endpoints => Object::Endpoints(serde_json::from_slice(&self.json)?),
+        };
+        if let Some(ca_bundle) = ca_bundle_of(&mut object) {
+            *ca_bundle = self.ca_bundle.as_ref().map(|pem| ByteString(pem.to_vec()));
+        }
+        Ok(object)
+    }
+}
+
+/// Where an APIService's caBundle stands.
+fn ca_bundle_of(object: &mut Object) -> Option<&mut Option<ByteString>> {
+    match object {
+        Object::ApiService(object) => object.spec.as_mut().map(|spec| &mut spec.ca_bundle),
+        Object::Service(_) | Object::EndpointSlice(_) | Object::Endpoints(_) => None,
     }
 }
 
@@ -92,7 +114,13 @@ fn inode(_metadata: &Metadata) -> u64 {
 impl Directory {
     /// A directory that has not been read.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, files: BTreeMap::new(), holders: HashMap::default(), ignored: HashSet::new() }
+        Self {
+            path,
+            files: BTreeMap::new(),
+            holders: HashMap::default(),
+            ignored: HashSet::new(),
+            ca_bundles: CaBundles::default(),
+        }
     }
 
     /// Where it is.
@@ -208,8 +236,11 @@ impl Directory {
         for mut object in contents.objects {
             let faults = complete(&mut object);
             let key = object.key();
-            let object =
-                if faults.is_empty() { Written::of(&object).ok() } else { before.remove(&key) };
+            let object = if faults.is_empty() {
+                Written::of(object, &mut self.ca_bundles).ok()
+            } else {
+                before.remove(&key)
+            };
             if !faults.is_empty() {
                 rejected(&path, &key, &faults);
             }

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
 
+use super::ca_bundles::CaBundles;
 use crate::model::api_service::DEFAULT_PORT;
 use crate::model::availability::{Facts, Verdict, decide};
 use crate::model::discovery::policy::Policy;
@@ -33,31 +34,6 @@ pub(super) struct Index {
     /// The Service under which an EndpointSlice is filed: its label may change.
     slice_services: HashMap<Key, Key, FixedState>,
     ca_bundles: CaBundles,
-}
-
-/// Each distinct caBundle once: thousands of APIServices have the same one.
-#[derive(Debug, Default)]
-struct CaBundles {
-    known: HashSet<Arc<[u8]>, FixedState>,
-    sweep_at: usize,
-}
-
-/// Number of caBundles from which on those that nobody has any more are looked for.
-const CA_BUNDLES_SWEEP_MIN: usize = 64;
-
-impl CaBundles {
-    fn share(&mut self, pem: &[u8]) -> Arc<[u8]> {
-        if let Some(known) = self.known.get(pem) {
-            return Arc::clone(known);
-        }
-        if self.known.len() >= self.sweep_at.max(CA_BUNDLES_SWEEP_MIN) {
-            self.known.retain(|pem| Arc::strong_count(pem) > 1);
-            self.sweep_at = 2 * self.known.len();
-        }
-        let shared: Arc<[u8]> = pem.into();
-        self.known.insert(Arc::clone(&shared));
-        shared
-    }
 }
 
 /// All that belongs to one service.

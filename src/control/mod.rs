@@ -4,6 +4,7 @@
 //! `Reconciler` is the effect without tasks: it reads what happened in the store since it looked
 //! last, decides (`model::availability`) and acts. The async part only says when to look.
 
+mod ca_bundles;
 mod directory;
 mod index;
 mod manifest_file;

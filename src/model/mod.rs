@@ -20,6 +20,7 @@ pub mod query;
 pub mod rejection;
 pub mod remedy;
 pub mod request_info;
+pub mod review;
 pub mod routing_table;
 pub mod selector;
 pub mod shards;

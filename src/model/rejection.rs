@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::uri::PathAndQuery;
+use http::{StatusCode, Uri};
 use serde_json::{Value, json};
 
 use super::attributes::Attributes;
@@ -54,8 +55,12 @@ pub enum Rejection {
     TooManyRequests,
     /// 500; the text is for the log only.
     Internal(String),
+    /// 500: the authorizer failed, and why; answered in plain text as upstream does.
+    AuthorizerError(String),
     /// 501: a transfer coding other than chunked.
     NotImplemented(&'static str),
+    /// 504: the request's time was over before a reviewer had answered.
+    ReviewDeadline,
     /// 503 until the objects have been read once.
     NotReady,
     /// The way to the backend failed: 502, 503 or 504 by hop.
@@ -105,7 +110,8 @@ impl Rejection {
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Internal(_) | Self::AuthorizerError(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::ReviewDeadline => StatusCode::GATEWAY_TIMEOUT,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::Backend(backend) => match (backend.fault.hop, backend.discovery) {
@@ -131,7 +137,8 @@ impl Rejection {
             Self::TooLarge { .. } | Self::HeadersTooLarge => "RequestEntityTooLarge",
             Self::Invalid(_) => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
-            Self::Internal(_) => "InternalError",
+            Self::Internal(_) | Self::AuthorizerError(_) => "InternalError",
+            Self::ReviewDeadline => "Timeout",
             Self::NotReady => "ServiceUnavailable",
             Self::Backend(_) => match self.code() {
                 StatusCode::GATEWAY_TIMEOUT => "Timeout",
@@ -150,6 +157,8 @@ impl Rejection {
             Self::LocalOnly => "LocalAPIService",
             Self::NotReady => "NotReady",
             Self::HeadersTooLarge => "HeadersTooLarge",
+            Self::AuthorizerError(_) => "AuthorizerError",
+            Self::ReviewDeadline => "ReviewDeadline",
             Self::BadRequest(_)
             | Self::Unauthorized(_)
             | Self::Forbidden(_)
@@ -186,6 +195,8 @@ impl Rejection {
             | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::Internal(_)
+            | Self::AuthorizerError(_)
+            | Self::ReviewDeadline
             | Self::NotImplemented(_) => None,
         }
     }
@@ -214,6 +225,10 @@ impl Rejection {
             Self::HeadersTooLarge => "Request header fields too large".to_owned(),
             Self::TooManyRequests => "Too many requests, please try again later.".to_owned(),
             Self::Internal(_) => "Internal error occurred: see the server's log".to_owned(),
+            Self::AuthorizerError(text) => format!("Internal Server Error: {text}"),
+            Self::ReviewDeadline => {
+                "Timeout: request did not complete within the allotted timeout".to_owned()
+            }
             Self::NotImplemented(text) => (*text).to_owned(),
             Self::NotReady => "the request has been made before all known HTTP paths have been \
                                installed, please try again"
@@ -222,10 +237,10 @@ impl Rejection {
         }
     }
 
-    /// What only the log shows, empty when there is nothing beyond the message.
+    /// What the log shows beside the code, empty when there is nothing beyond the message.
     pub fn detail(&self) -> &str {
         match self {
-            Self::Unauthorized(text) | Self::Internal(text) => text,
+            Self::Unauthorized(text) | Self::Internal(text) | Self::AuthorizerError(text) => text,
             Self::Backend(backend) => &backend.fault.detail,
             Self::BadRequest(_)
             | Self::Forbidden(_)
@@ -239,9 +254,18 @@ impl Rejection {
             | Self::HeadersTooLarge
             | Self::Invalid(_)
             | Self::TooManyRequests
+            | Self::ReviewDeadline
             | Self::NotImplemented(_)
             | Self::NotReady => "",
         }
+    }
+
+    /// The body where it is plain text; `uri` is the request's as it came
+    /// (`responsewriters.InternalError`).
+    pub fn plain_text(&self, uri: &Uri) -> Option<String> {
+        let Self::AuthorizerError(text) = self else { return None };
+        let uri = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        Some(escape_html(&format!("Internal Server Error: {uri:?}: {text}")))
     }
 
     /// The body: a `metav1.Status`.
@@ -432,6 +456,15 @@ mod tests {
         assert_eq!(Rejection::NotReady.retry_after_seconds(), Some(5));
         assert_eq!(Rejection::NotReady.status()["details"]["retryAfterSeconds"], 5);
         assert_eq!(backend(Hop::Deadline, false).retry_after_seconds(), None);
+    }
+
+    #[test]
+    fn an_authorizers_failure_is_plain_text_with_the_requests_uri() {
+        let failed = Rejection::AuthorizerError("<gone>".to_owned());
+        let text = failed.plain_text(&Uri::from_static("https://host/apis/g?a=1&b=2")).unwrap();
+        assert_eq!(text, "Internal Server Error: \"/apis/g?a=1&amp;b=2\": &lt;gone&gt;");
+        assert_eq!((failed.code().as_u16(), failed.detail()), (500, "<gone>"));
+        assert_eq!(Rejection::NotReady.plain_text(&Uri::from_static("/")), None);
     }
 
     #[track_caller]

@@ -147,6 +147,15 @@ pub fn of_rejection(rejection: &Rejection) -> &'static str {
              `--max-mutating-requests-inflight` if portico has room for more."
         }
         Rejection::Internal(_) => "See portico's log.",
+        Rejection::AuthorizerError(_) => {
+            "The text says what failed on the way to whom `--authorization-webhook-config-file` or \
+             `--kubeconfig` names; `--review-cache-outage-ttl` lets decisions outlive an outage."
+        }
+        Rejection::ReviewDeadline => {
+            "The reviewer answers too slowly: look at \
+             `apiserver_delegated_authn_request_duration_seconds` and \
+             `apiserver_delegated_authz_request_duration_seconds`."
+        }
         Rejection::NotImplemented(_) => "Send the body with a length, or chunked.",
         Rejection::NotReady => {
             "Come again after `Retry-After`: `/readyz?verbose` names what is still awaited."
@@ -173,6 +182,8 @@ pub fn rejections() -> Vec<Rejection> {
         Rejection::TooManyRequests,
         Rejection::HeadersTooLarge,
         Rejection::Internal(String::new()),
+        Rejection::AuthorizerError(String::new()),
+        Rejection::ReviewDeadline,
         Rejection::NotImplemented(""),
         Rejection::NotReady,
     ]

@@ -17,8 +17,8 @@ use super::query;
 pub struct RequestInfo<'a> {
     /// The decoded path.
     pub path: &'a str,
-    /// Kubernetes' verb for a resource request (`get`, `list`, `watch`, …), else the lower-case
-    /// method.
+    /// Kubernetes' verb for a resource request (`get`, `list`, `watch`, …), else the method: in lower
+    /// case, but as it came where it is none of HTTP's own.
     pub verb: &'a str,
     /// False for discovery, health and every other path that names no resource.
     pub is_resource: bool,
@@ -226,7 +226,7 @@ impl<'a> RequestInfo<'a> {
     }
 }
 
-fn lower_case(method: &Method) -> &'static str {
+fn lower_case(method: &Method) -> &str {
     match method.as_str() {
         "GET" => "get",
         "HEAD" => "head",
@@ -237,7 +237,7 @@ fn lower_case(method: &Method) -> &'static str {
         "OPTIONS" => "options",
         "CONNECT" => "connect",
         "TRACE" => "trace",
-        _ => "",
+        other => other,
     }
 }
 

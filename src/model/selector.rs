@@ -27,6 +27,17 @@ pub struct Selectors {
     pub fields: FieldSelector,
 }
 
+/// One requirement of a selector as authorizers are told of it (`metav1.LabelSelectorRequirement`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectorRequirement {
+    /// The label or the field.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: &'static str,
+    /// Empty where the operator takes none.
+    pub values: Vec<String>,
+}
+
 /// Requirements on labels, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelSelector {
@@ -92,6 +103,22 @@ impl LabelSelector {
         Parser::new(text).requirements().map_err(Rejection::BadRequest)
     }
 
+    /// The requirements by key, as upstream sorts them.
+    pub fn requirements(&self) -> Vec<SelectorRequirement> {
+        let told = |requirement: &Requirement| {
+            let (operator, values) = match &requirement.operator {
+                Operator::Exists => ("Exists", Vec::new()),
+                Operator::DoesNotExist => ("DoesNotExist", Vec::new()),
+                Operator::In(values) => ("In", values.iter().cloned().collect()),
+                Operator::NotIn(values) => ("NotIn", values.iter().cloned().collect()),
+            };
+            SelectorRequirement { key: requirement.key.clone(), operator, values }
+        };
+        let mut requirements: Vec<_> = self.requirements.iter().map(told).collect();
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        requirements
+    }
+
     /// Whether the labels, given as a way to look one up, fulfil every requirement.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.requirements.iter().all(|requirement| {
@@ -143,6 +170,24 @@ impl FieldSelector {
             (actual == requirement.value) == requirement.equal
         })
     }
+}
+
+/// The requirements of a field selector on whatever fields, in upstream's order
+/// (`fields.ParseSelector`); `None` when it cannot be understood.
+pub fn field_requirements(text: &str) -> Option<Vec<SelectorRequirement>> {
+    let mut terms = split_terms(text);
+    terms.sort_unstable();
+    let terms = terms.into_iter().filter(|term| !term.is_empty());
+    let requirement = |term| {
+        let (field, equal, value) = split_term(term)?;
+        let operator = if equal { "In" } else { "NotIn" };
+        Some(SelectorRequirement {
+            key: field.to_owned(),
+            operator,
+            values: vec![unescape(value)?],
+        })
+    };
+    terms.map(requirement).collect()
 }
 
 /// Splits at commas that are not escaped.
@@ -487,6 +532,29 @@ mod tests {
         );
         assert_eq!(refused("a,b"), "invalid selector: 'a,b'; can't understand 'a'");
         assert_eq!(refused("metadata.name=a=b"), "invalid field selector value: \"a=b\"");
+    }
+
+    #[test]
+    fn requirements_are_told_as_authorizers_know_them() {
+        let told = |requirements: Vec<SelectorRequirement>| -> Vec<String> {
+            let told = requirements.iter();
+            told.map(|it| format!("{} {} {:?}", it.key, it.operator, it.values)).collect()
+        };
+        let labels = LabelSelector::parse("b notin (y,x),!a,c,d=1,e!=").unwrap().requirements();
+        let expected = [
+            "a DoesNotExist []",
+            "b NotIn [\"x\", \"y\"]",
+            "c Exists []",
+            "d In [\"1\"]",
+            "e NotIn [\"\"]",
+        ];
+        assert_eq!(told(labels), expected);
+        let fields = field_requirements("spec.nodeName!=n,metadata.name==a\\,b,").unwrap();
+        let expected = ["metadata.name In [\"a,b\"]", "spec.nodeName NotIn [\"n\"]"];
+        assert_eq!(told(fields), expected);
+        assert_eq!(field_requirements("a"), None);
+        assert_eq!(field_requirements("a=b=c"), None);
+        assert_eq!(field_requirements(""), Some(Vec::new()));
     }
 
     #[test]

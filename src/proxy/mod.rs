@@ -9,6 +9,7 @@ mod forward;
 mod headers;
 mod outcome;
 mod spans;
+mod syntax;
 mod upgrade;
 
 use std::net::SocketAddr;
@@ -17,20 +18,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{CONNECTION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
 use rustls_pki_types::CertificateDer;
 
 pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
-use self::admission::{Admission, Kind};
+use self::admission::Admission;
 pub use self::core::{Core, CoreConfig, Inquiry, RemoteRoute, UpstreamIdentity};
 use self::forward::Destination;
 use self::headers::{ClientAddress, audit_id};
 use self::outcome::Outcome;
+use self::syntax::check_syntax;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
-use crate::auth::{Auth, ConnectionAuth, Permit};
+use crate::auth::{Asker, Auth, Authenticated, Authorized, ConnectionAuth, Permit};
 use crate::body::{Body, TrailerFilter, response};
 use crate::model::accept::Offer;
 use crate::model::negotiated::Negotiated;
@@ -38,7 +40,6 @@ use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::{RequestInfo, decode_path};
 use crate::model::routing_table::{OWN_GROUP, OWN_VERSION, Page, Remote, Route, RoutingTable};
-use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::Drain;
 use crate::runtime::snapshot::View;
 use crate::runtime::spans::Spans;
@@ -46,10 +47,8 @@ use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::store::rest::ApiServices;
 use crate::upstream::{Pool, Upstream};
 
-/// Header lines of a request, on HTTP/2 too.
-const HEADER_LINES_MAX: usize = 256;
-/// Bytes of all `Connection` headers of a request: each header is compared with what they list.
-const CONNECTION_BYTES_MAX: usize = 1024;
+/// Go's type of plain text.
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// What requests may take, and what is written of them.
 #[derive(Clone, Debug)]
@@ -151,6 +150,22 @@ struct Counters {
     pages: Arc<RouteMetrics>,
 }
 
+impl Counters {
+    fn of<'a>(&'a self, route: &'a Route<Upstream>, asked: Asked<'_>) -> &'a Arc<RouteMetrics> {
+        match route {
+            Route::Documents(_) => &self.documents,
+            Route::Objects => &self.objects,
+            // Counted with the other documents: series of its own, for each of thousands of
+            // versions that a client walks, would take more memory than all else about it.
+            Route::Remote(remote) if is_told_here(remote, asked) => &self.documents,
+            Route::Remote(remote) => &remote.backend.metrics,
+            Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
+                &self.pages
+            }
+        }
+    }
+}
+
 /// What passes of a request's trailers.
 struct TrailerFilterHolder(TrailerFilter);
 
@@ -246,7 +261,7 @@ impl Proxy {
 impl Connection {
     /// Answers one request; whatever happens, there is an answer and a record.
     pub async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let audit_id = audit_id(&parts);
         let decoded = decode_path(parts.uri.path());
         let info = decoded
@@ -273,7 +288,7 @@ impl Connection {
             }
         };
         let asked = Asked { info: &info, parts: &parts, upgrade, deadline };
-        match self.try_handle(asked, body, &mut outcome).await {
+        match self.try_handle(asked, &mut body, &mut outcome).await {
             Ok(mut answered) => {
                 outcome.answered(answered.status());
                 if let (Some(deadline), false) = (deadline, upgrade) {
@@ -289,50 +304,47 @@ impl Connection {
         }
     }
 
-    /// A request's whole way.
+    /// A request's whole way. The body is lent: moved in, it would be in this future twice.
     async fn try_handle(
         &self,
         asked: Asked<'_>,
-        body: Body,
+        body: &mut Body,
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, upgrade, .. } = asked;
-        let Proxy { auth, counters, .. } = &*self.proxy;
+        let Auth { authenticator, authorizer, .. } = &self.proxy.auth;
         check_syntax(parts)?;
         let table = self.proxy.table.load();
         let route = table.lookup(info);
         let core = self.proxy.core.as_ref().filter(|core| core.takes(&route));
         // The core decides about callers without credentials, too.
-        let is_open = core.is_some() || auth.authorizer.always_allows(info);
-        let mut caller = auth.authenticator.authenticate(&self.auth, &parts.headers, is_open)?;
+        let is_open = core.is_some() || authorizer.always_allows(info);
+        let mut caller = match authenticator.authenticate(&self.auth, &parts.headers, is_open)? {
+            Authenticated::Known(caller) => caller,
+            Authenticated::Ask(unknown) => authenticator.ask(*unknown, self.asker(asked)).await?,
+        };
         outcome.set_caller(&caller);
         outcome.sample(info, parts);
         if let Some(core) = core {
             // In a box, so that other requests' futures do not grow by it.
-            return Box::pin(self.ask_core(core, caller, asked, body, outcome)).await;
+            return Box::pin(self.ask_core(core, caller, asked, take(body), outcome)).await;
         }
-        outcome.set_route(match &*route {
-            Route::Documents(_) => &counters.documents,
-            Route::Objects => &counters.objects,
-            // Counted with the other documents: series of its own, for each of thousands of
-            // versions that a client walks, would take more memory than all else about it.
-            Route::Remote(remote) if is_told_here(remote, asked) => &counters.documents,
-            Route::Remote(remote) => &remote.backend.metrics,
-            Route::Own(_) | Route::Local | Route::Core | Route::NotFound | Route::NotReady => {
-                &counters.pages
-            }
-        });
-        if let Some(other) = auth.authorizer.impersonate(&caller, info, &parts.headers)? {
-            outcome.set_caller(&other);
-            caller = other;
+        outcome.set_route(self.proxy.counters.of(&route, asked));
+        if let Some(other) = authorizer.impersonate(&caller, info, parts, self.asker(asked))? {
+            caller = other.await?;
+            outcome.set_caller(&caller);
         }
         if !matches!(&*route, Route::Own(page) if page.is_health()) {
-            let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
-            outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
+            outcome.enter(info, &caller)?;
         }
-        let permit = auth.authorizer.authorize(caller, info)?;
+        let permit = match authorizer.authorize(caller, info, parts.uri.query())? {
+            Authorized::Permitted(permit) => permit,
+            Authorized::Ask(caller) => {
+                authorizer.ask(caller, info, parts, self.asker(asked)).await?
+            }
+        };
         if upgrade {
-            upgrade::check(asked, &route, &body)?;
+            upgrade::check(asked, &route, body)?;
         }
         match &*route {
             Route::Documents(document) => {
@@ -358,7 +370,7 @@ impl Connection {
             }
             Route::Remote(remote) => {
                 let to = Destination::remote(&permit, remote);
-                self.forward(to, asked, body, outcome).await
+                self.forward(to, asked, take(body), outcome).await
             }
             Route::Own(page) => {
                 // In a box, so that other requests' futures do not grow by the pages'.
@@ -369,6 +381,10 @@ impl Connection {
             Route::NotFound => Err(Rejection::PathNotFound),
             Route::Core | Route::NotReady => Err(Rejection::NotReady),
         }
+    }
+
+    fn asker<'a>(&'a self, asked: Asked<'_>) -> Asker<'a> {
+        Asker { pool: &self.pool, deadline: asked.deadline }
     }
 
     async fn page(
@@ -403,8 +419,15 @@ impl Connection {
     fn rejected(rejection: &Rejection, parts: &Parts, mut outcome: Box<Outcome>) -> Response<Body> {
         outcome.rejected(rejection);
         outcome.log(rejection, parts);
-        let status = Bytes::from(format!("{}\n", rejection.status()));
-        let mut answer = response(rejection.code(), "application/json", status);
+        let plain = rejection.plain_text(&parts.uri);
+        let media = if plain.is_some() { PLAIN_TEXT } else { "application/json" };
+        let text = plain.unwrap_or_else(|| rejection.status().to_string());
+        let mut answer = response(rejection.code(), media, Bytes::from(text + "\n"));
+        if media == PLAIN_TEXT {
+            answer
+                .headers_mut()
+                .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
         if let Some(seconds) = rejection.retry_after_seconds() {
             answer.headers_mut().insert(RETRY_AFTER, seconds.into());
         }
@@ -433,6 +456,10 @@ fn document_asked<'a>(asked: Asked<'a>, query: &'a Query) -> aggregate::Asked<'a
     aggregate::Asked { method: &parts.method, info, headers: &parts.headers, query }
 }
 
+fn take(body: &mut Body) -> Body {
+    std::mem::replace(body, Body::empty())
+}
+
 fn query(parts: &Parts) -> Query {
     Query::parse(parts.uri.query())
 }
@@ -452,73 +479,5 @@ fn with_observer(mut answer: Response<Body>, outcome: Box<Outcome>) -> Response<
 fn close_http2(parts: &Parts, answer: &mut Response<Body>) {
     if parts.version == Version::HTTP_2 {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-}
-
-/// Refuses what servers may understand differently, which is how requests are smuggled: no or
-/// several Host headers, a transfer coding other than chunked, a target without a path.
-fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
-    if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
-        return Err(Rejection::BadRequest("the request target has no path".to_owned()));
-    }
-    if parts.headers.len() > HEADER_LINES_MAX {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    if parts.version == Version::HTTP_2 {
-        return Ok(());
-    }
-    let connection = parts.headers.get_all(CONNECTION).iter().map(HeaderValue::len).sum::<usize>();
-    if connection > CONNECTION_BYTES_MAX {
-        return Err(Rejection::HeadersTooLarge);
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next(), parts.version) {
-        (Some(host), None, _) if host.as_bytes().iter().all(u8::is_ascii_graphic) => {}
-        (None, None, Version::HTTP_10) => {}
-        (Some(_), None, _) => {
-            return Err(Rejection::BadRequest("malformed Host header".to_owned()));
-        }
-        (None, _, _) => {
-            return Err(Rejection::BadRequest("missing required Host header".to_owned()));
-        }
-        (Some(_), Some(_), _) => {
-            return Err(Rejection::BadRequest("too many Host headers".to_owned()));
-        }
-    }
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if chunked(coding) => Ok(()),
-        _ => Err(Rejection::NotImplemented("unsupported transfer encoding")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(version: Version, headers: &[(&'static str, &'static str)], expected: Option<u16>) {
-        let mut builder = Request::builder().version(version).uri("/apis");
-        for (name, value) in headers {
-            builder = builder.header(*name, *value);
-        }
-        let (parts, ()) = builder.body(()).unwrap().into_parts();
-        let got = check_syntax(&parts).err().map(|rejection| rejection.code().as_u16());
-        assert_eq!(got, expected, "{headers:?}");
-    }
-
-    #[test]
-    fn what_servers_may_understand_differently_is_refused() {
-        let http1 = Version::HTTP_11;
-        check(http1, &[("host", "a")], None);
-        check(http1, &[], Some(400));
-        check(http1, &[("host", "a"), ("host", "a")], Some(400));
-        check(http1, &[("host", "a b")], Some(400));
-        check(http1, &[("host", "a"), ("transfer-encoding", "chunked")], None);
-        check(http1, &[("host", "a"), ("transfer-encoding", "gzip, chunked")], Some(501));
-        check(http1, &[("host", "a"), ("transfer-encoding", "identity")], Some(501));
-        check(Version::HTTP_2, &[], None);
     }
 }

@@ -17,6 +17,7 @@ use crate::body::{BodyError, Direction, Observe};
 use crate::model::fault::ServicePort;
 use crate::model::rejection::Rejection;
 use crate::model::request_info::RequestInfo;
+use crate::model::user::GROUP_MASTERS;
 use crate::runtime::lifecycle::OpenGuard;
 use crate::runtime::spans::Span;
 use crate::runtime::telemetry::{Phases, RouteMetrics, TunnelMetrics};
@@ -150,8 +151,14 @@ impl Outcome {
     }
 
     /// The request is let in, or told to come later; long-running ones always are.
-    pub(super) fn enter(&mut self, kind: Kind, privileged: bool) -> Result<(), Rejection> {
+    pub(super) fn enter(
+        &mut self,
+        info: &RequestInfo<'_>,
+        caller: &Caller,
+    ) -> Result<(), Rejection> {
         if matches!(self.place, Place::Outside) {
+            let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
+            let privileged = caller.requestor().user.in_group(GROUP_MASTERS);
             self.connection.proxy.admission.enter(kind, privileged)?;
             self.place = Place::Inside(kind);
         }

@@ -126,6 +126,20 @@ async fn when_nothing_can_be_measured_the_hop_is_named() {
 }
 
 #[tokio::test]
+async fn a_fleet_of_which_nothing_becomes_visible_fails_the_run() {
+    let rig = Setup::new().start().await;
+    let elsewhere = rig.path("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let manifests = format!("--manifests={}", elsewhere.display());
+    let flags = [manifests.as_str(), "--servers=2", "--complete-within=200ms", "--duration=50ms"];
+    let ended = run(&rig, &flags).await;
+    assert_eq!((ended.status, ended.stdout.as_str()), (Some(1), ""));
+    let why = "nothing of 2 servers became visible within 200ms: does the target follow";
+    assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0, "what was registered is gone");
+}
+
+#[tokio::test]
 async fn a_signal_ends_it_early_with_what_there_is() {
     let rig = Setup::new().start().await;
     let child = bench(&rig, &["--duration=1h", "--reads=legacy,walk", "--output=json"]).spawn();

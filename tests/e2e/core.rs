@@ -209,7 +209,7 @@ async fn a_core_that_is_gone_takes_nothing_down_that_does_not_need_it() {
     let core = Core::start(Manner::Believes);
     let backend = Backend::start("two", HTTP2);
     let setup = core.setup(&token()).service("two", &[backend.address()]);
-    let rig = core.portico(setup).await;
+    let rig = core.portico(setup.flag("--authorization-mode=AlwaysAllow")).await;
     let things = path("two", "things");
     await_direct(&rig, &things, &backend).await;
     drop(core);

@@ -28,6 +28,14 @@ use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+/// What portico asks about others, which the core answers whatever its manner.
+const DELEGATED: [&str; 2] = [
+    "/apis/authentication.k8s.io/v1/tokenreviews",
+    "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+];
+/// The token that the core knows as `erin`'s, who may do nothing.
+pub(crate) const ERINS_TOKEN: &str = "erins-secret-token";
+
 /// Added to what came, with the common name of the certificate that was shown.
 const SHOWN: &str = "x-shown-certificate";
 
@@ -49,7 +57,11 @@ pub(crate) enum Manner {
 pub(crate) struct Core {
     pub(crate) backend: Backend,
     manner: Arc<Mutex<Manner>>,
+    reviews: Reviews,
 }
+
+/// Each with the Authorization header that it came with.
+type Reviews = Arc<Mutex<Vec<Value>>>;
 
 impl Core {
     pub(crate) fn start(manner: Manner) -> Self {
@@ -59,13 +71,14 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let serving = Arc::clone(&manner);
+        let reviews = Reviews::default();
+        let serving = (Arc::clone(&manner), Arc::clone(&reviews));
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
-            let manner = Arc::clone(&serving);
-            async move { serve(stream, number, state, manner).await }
+            let (manner, reviews) = (Arc::clone(&serving.0), Arc::clone(&serving.1));
+            async move { serve(stream, number, state, manner, reviews).await }
         });
-        Self { backend, manner }
+        Self { backend, manner, reviews }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -89,6 +102,11 @@ impl Core {
         let rig = setup.launch();
         rig.await_status("/version", 200).await;
         rig
+    }
+
+    /// The TokenReviews and SubjectAccessReviews that came.
+    pub(crate) fn reviews(&self) -> Vec<Value> {
+        self.reviews.lock().unwrap().clone()
     }
 
     /// What came beside portico's own questions and the waiting for it.
@@ -173,6 +191,7 @@ async fn serve(
     number: usize,
     state: Arc<State>,
     manner: Arc<Mutex<Manner>>,
+    reviews: Reviews,
 ) {
     let certificate = common_name(&stream);
     let now = *manner.lock().unwrap();
@@ -181,10 +200,14 @@ async fn serve(
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
+        let reviews = Arc::clone(&reviews);
         let manner = *manner.lock().unwrap();
         async move {
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
+            }
+            if DELEGATED.contains(&request.uri().path()) {
+                return Ok(delegated(&reviews, request).await);
             }
             let shown = HeaderValue::try_from(certificate).unwrap();
             request.headers_mut().insert(SHOWN, shown);
@@ -225,6 +248,24 @@ async fn review(manner: Manner, certificate: &str, request: Request<Incoming>) -
         "extra": extra(&parts.headers),
     });
     response(StatusCode::CREATED, &json!({ "kind": body["kind"], "status": { "userInfo": user } }))
+}
+
+/// Knows one token, and allows everything but to its user.
+async fn delegated(reviews: &Reviews, request: Request<Incoming>) -> Response<Sent> {
+    let (parts, body) = request.into_parts();
+    let mut review: Value =
+        serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+    let by = parts.headers.get("authorization").map(|value| value.to_str().unwrap());
+    review["by"] = by.unwrap_or_default().into();
+    reviews.lock().unwrap().push(review.clone());
+    let status = match review["kind"].as_str() {
+        Some("TokenReview") if review["spec"]["token"] == ERINS_TOKEN => {
+            json!({"authenticated": true, "user": {"username": "erin", "groups": ["guests"]}})
+        }
+        Some("TokenReview") => json!({"authenticated": false, "error": "invalid bearer token"}),
+        _ => json!({"allowed": review["spec"]["user"] != "erin", "reason": "nothing for erin"}),
+    };
+    response(StatusCode::CREATED, &json!({ "status": status }))
 }
 
 fn extra(headers: &HeaderMap) -> Value {

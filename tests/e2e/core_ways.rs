@@ -11,7 +11,7 @@ async fn a_core_that_comes_late_is_waited_for_and_told_apart_from_one_that_refus
     let core = Core::start(Manner::Hangs);
     let backend = Backend::start("two", HTTP2);
     let setup = core.setup(&token()).service("two", &[backend.address()]);
-    let rig = setup.launch();
+    let rig = setup.flag("--authorization-mode=AlwaysAllow").launch();
     let things = path("two", "things");
     await_direct(&rig, &things, &backend).await;
     let mut client = rig.alice(Protocol::Http2).await;

@@ -121,8 +121,12 @@ async fn register_all(
             return Ok(());
         };
         if !complete.with_context(|| url.clone())? {
+            if let Some(why) = scenario.unseen() {
+                bail!("{url}: {why}");
+            }
             let note = "the document was not complete in time; reads are of what there was";
             one.results.notes.push(note.to_owned());
+            one.results.notes.extend(scenario.unavailable().await.with_context(|| url.clone())?);
         }
     }
     Ok(())

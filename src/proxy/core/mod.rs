@@ -16,7 +16,6 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::inquiry::Inquiry;
-use super::admission::Kind;
 use super::forward::Destination;
 use super::headers::Told;
 use super::outcome::Outcome;
@@ -26,7 +25,6 @@ use crate::body::Body;
 use crate::model::fault::Fault;
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::routing_table::Route;
-use crate::model::user::GROUP_MASTERS;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::{self, Access, ApiServer, KubeconfigError, Source, Upstream};
@@ -233,13 +231,12 @@ impl Connection {
         }
         let way = core.way(caller.is_anonymous)?;
         if matches!(way, Way::Impersonate(_))
-            && let Some(other) = authorizer.impersonate(&caller, info, &parts.headers)?
+            && let Some(other) = authorizer.impersonate(&caller, info, parts, self.asker(asked))?
         {
-            outcome.set_caller(&other);
-            caller = other;
+            caller = other.await?;
+            outcome.set_caller(&caller);
         }
-        let kind = if info.is_read_only() { Kind::ReadOnly } else { Kind::Mutating };
-        outcome.enter(kind, caller.requestor().user.in_group(GROUP_MASTERS))?;
+        outcome.enter(info, &caller)?;
         let deferral = authorizer.defer(caller);
         let to = core.destination(&deferral, way);
         if asked.upgrade {

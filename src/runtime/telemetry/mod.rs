@@ -8,6 +8,7 @@ mod discovery;
 mod endpoint;
 mod phases;
 mod process;
+mod reviews;
 mod route;
 
 use prometheus::core::Collector;
@@ -21,6 +22,7 @@ pub use certificates::CertificateMetrics;
 pub use discovery::DiscoveryMetrics;
 pub use endpoint::EndpointMetrics;
 pub use phases::Phases;
+pub use reviews::{CacheMetrics, RequestMetrics, ReviewMetrics};
 pub use route::{RouteMetrics, TunnelMetrics};
 
 use endpoint::EndpointVecs;
@@ -50,6 +52,8 @@ pub struct Metrics {
     pub certificates: CertificateMetrics,
     /// How well the discovery of backends is known.
     pub discovery: DiscoveryMetrics,
+    /// What reviewers were asked, and what was known already.
+    pub reviews: ReviewMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
     build_info: IntGaugeVec,
@@ -98,6 +102,7 @@ impl Metrics {
             )?,
             certificates: CertificateMetrics::new()?,
             discovery: DiscoveryMetrics::new()?,
+            reviews: ReviewMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
@@ -132,6 +137,7 @@ impl Metrics {
         ];
         collectors.extend(self.certificates.collectors());
         collectors.extend(self.discovery.collectors());
+        collectors.extend(self.reviews.collectors());
         collectors.extend(self.routes.collectors());
         collectors.extend(self.endpoints.collectors());
         Ok(collectors)

@@ -1,7 +1,8 @@
 //! Registration by the Kubernetes API of the aggregator, as anybody registers an extension server.
 //!
 //! The servers are on loopback, which kube-apiserver refuses in `EndpointSlices`: hence Services of
-//! type `ExternalName` for `localhost`, with the server's own port in Service and APIService.
+//! type `ExternalName` for `localhost`, with the server's own port in Service and APIService. With
+//! `--enable-aggregator-routing` kube-apiserver refuses those, too; the run tells what it says then.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -74,6 +75,20 @@ pub(super) async fn clean_up(client: &Client) -> anyhow::Result<usize> {
     delete_all(client, services).await?;
     delete_all(client, namespaces).await?;
     Ok(removed)
+}
+
+/// Why the target does not use one of them, as its condition has it.
+pub(super) async fn unavailable(client: &Client) -> anyhow::Result<Option<String>> {
+    let api_services = labelled::<APIService>(&Api::all(client.clone())).await?;
+    let why = api_services.iter().find_map(|object| {
+        let conditions = object.status.as_ref()?.conditions.as_ref()?;
+        let is_down = |type_: &str, status: &str| type_ == "Available" && status != "True";
+        let down = conditions.iter().find(|it| is_down(&it.type_, &it.status))?;
+        let [reason, message] =
+            [&down.reason, &down.message].map(|text| text.as_deref().unwrap_or("no word"));
+        Some(format!("{} is not available: {reason}: {message}", object.name_any()))
+    });
+    Ok(why)
 }
 
 /// The server's APIServices; its Service has the same port.

@@ -77,6 +77,14 @@ impl Place {
         }
     }
 
+    /// Why the target does not use one of the registered servers, if it tells.
+    pub async fn unavailable(&self) -> anyhow::Result<Option<String>> {
+        match self {
+            Self::Manifests(_) => Ok(None),
+            Self::Api(client) => api::unavailable(client).await,
+        }
+    }
+
     /// Takes away everything that any run has registered, and returns how many objects (or files)
     /// that were.
     pub async fn clean_up(&self) -> anyhow::Result<usize> {

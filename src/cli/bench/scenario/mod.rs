@@ -21,6 +21,7 @@ use self::observer::Observer;
 use self::sight::{Awaited, Seen};
 use super::fleet::{Behaviour, Fault, Fleet, Server, Spec};
 use super::register::Place;
+use super::words::counted;
 use crate::runtime::tasks::{self, AbortOnDrop};
 
 pub(in crate::cli::bench) use self::flags::Flags;
@@ -153,6 +154,29 @@ impl Scenario {
             self.running.push(tasks::spawn_owned("bench-changes", changes(well, every)));
         }
         Ok(complete)
+    }
+
+    /// Why the document of a target at which nothing of the fleet was ever visible cannot be
+    /// measured; none: something was.
+    pub fn unseen(&self) -> Option<String> {
+        let seen = self.observer.seen.borrow();
+        if seen.has_any() {
+            return None;
+        }
+        let within = format_args!("within {:?}", self.plan.complete_within);
+        let servers = counted(self.at_start().len() as u64, "server");
+        let remedy = match &self.place {
+            Place::Manifests(directory) => {
+                format!("does the target follow {}?", directory.display())
+            }
+            Place::Api(_) => "does the target serve what is registered with it?".to_owned(),
+        };
+        Some(format!("nothing of {servers} became visible {within}: {remedy}"))
+    }
+
+    /// Why the target does not use one of the servers, if it tells.
+    pub async fn unavailable(&self) -> anyhow::Result<Option<String>> {
+        self.place.unavailable().await
     }
 
     /// Registers one more server, removes it when it was seen, and watches until the time is over.

@@ -126,6 +126,13 @@ impl Seen {
         }
     }
 
+    /// Whether any group-version was listed at any time, be it as stale.
+    pub(super) fn has_any(&self) -> bool {
+        self.tracks
+            .iter()
+            .any(|track| track.states.iter().any(|(_, state)| *state != State::Missing))
+    }
+
     /// A look failed.
     pub(super) fn failed(&mut self, why: String) {
         self.failures += 1;

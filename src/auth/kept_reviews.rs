@@ -1,0 +1,602 @@
+//! Answers of a reviewer that are kept for a while, and one question at a time for each.
+//!
+//! A question is asked on the data-plane thread of the request that asked first, by a task of its own,
+//! which ends whatever becomes of that request. Requests on all threads wait for its answer. No thread
+//! waits for long for another one's task, since that thread may be stuck: after [`PATIENCE`] it asks
+//! for itself. So a question is asked once, and at worst once a thread.
+//!
+//! Keys are digests under a secret that is made at start: neither tokens nor who asked for what can be
+//! read out of what is kept.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use foldhash::quality::RandomState;
+use futures_util::future::BoxFuture;
+use moka::Expiry;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use prometheus::IntGauge;
+use smallvec::SmallVec;
+use tokio::sync::watch;
+use tokio::time::{timeout, timeout_at};
+
+use crate::model::review::reply::Failure;
+use crate::runtime::tasks;
+use crate::runtime::telemetry::CacheMetrics;
+
+/// How long a request waits for a task of another thread before its own thread asks too.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a request waits for an answer when it has one that is past its time; and how long after a
+/// failure nobody asks who has one.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a question may take, whoever waits for it (`cached_token_authenticator.go`).
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// A digest of a question.
+pub(super) type Key = [u8; 32];
+/// To be called when a first try has failed and others are to follow.
+pub(super) type Failing = Box<dyn Fn() + Send + Sync>;
+/// A question that is being asked.
+pub(super) type Lookup<A> = BoxFuture<'static, Result<Found<A>, Failure>>;
+
+/// How many answers are kept, and for how long past their time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Answers.
+    pub(super) answers_max: u64,
+    /// Answers of the kind that strangers can cause, which are kept apart; they push out no others.
+    pub(super) refusals_max: u64,
+    /// How long an answer past its time is good while the reviewer cannot be reached.
+    pub(super) outage_ttl: Duration,
+}
+
+/// A reviewer's answer, to be kept.
+#[derive(Debug)]
+pub(super) struct Found<A> {
+    pub(super) answer: A,
+    /// How long it is good; none when it is not to be kept.
+    pub(super) ttl: Option<Duration>,
+    /// True when it is to be kept apart.
+    pub(super) is_refusal: bool,
+}
+
+/// What is known of a question.
+#[derive(Debug)]
+pub(super) enum Look<A> {
+    /// The answer.
+    Known(A),
+    /// An answer past its time, which counts: the reviewer could not be reached just now.
+    Old(A),
+    /// The reviewer is to be asked; when it cannot be reached, there may be an old answer.
+    Ask(Option<A>),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(super) enum NoAnswer {
+    /// The request's own time is over.
+    Deadline,
+    /// What the reviewer's failure was.
+    Failed(String),
+}
+
+#[derive(Clone, Debug)]
+struct Kept<A> {
+    answer: A,
+    fresh_until: Instant,
+    /// How long it is kept in all.
+    lifetime: Duration,
+}
+
+/// Drops each answer when its own time is over.
+struct Lifetime;
+
+impl<A> Expiry<Key, Kept<A>> for Lifetime {
+    fn expire_after_create(&self, _: &Key, kept: &Kept<A>, _: Instant) -> Option<Duration> {
+        Some(kept.lifetime)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        kept: &Kept<A>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(kept.lifetime)
+    }
+}
+
+/// How far a question has come.
+#[derive(Clone, Debug)]
+enum State<A> {
+    Asking,
+    /// The first try failed; others follow.
+    Failing,
+    Ended(Result<A, Failure>),
+}
+
+/// A question that is being asked on a thread.
+#[derive(Debug)]
+struct Flight<A> {
+    thread: ThreadId,
+    state: watch::Receiver<State<A>>,
+}
+
+type Flights<A> = HashMap<Key, SmallVec<[Flight<A>; 1]>, RandomState>;
+
+struct Shared<A> {
+    answers: Cache<Key, Kept<A>, RandomState>,
+    refusals: Cache<Key, Kept<A>, RandomState>,
+    flights: Mutex<Flights<A>>,
+    outage_ttl: Duration,
+    outage: Outage,
+    metrics: CacheMetrics,
+}
+
+/// When the reviewer was found out of reach last.
+struct Outage {
+    start: Instant,
+    /// Milliseconds after `start`, from 1 on; 0 when it answered since.
+    failed_at_ms: AtomicU64,
+}
+
+impl Outage {
+    fn fails(&self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        self.failed_at_ms.store(elapsed.max(1), Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        self.failed_at_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// True when asking is of no use yet.
+    fn is_recent(&self, now: Instant) -> bool {
+        let failed_at = self.failed_at_ms.load(Ordering::Relaxed);
+        failed_at != 0 && now < self.start + Duration::from_millis(failed_at) + OUTAGE_PATIENCE
+    }
+}
+
+/// Answers that are kept, and questions that are being asked; shared by all threads.
+pub(super) struct KeptReviews<A>(Arc<Shared<A>>);
+
+impl<A> fmt::Debug for KeptReviews<A> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("KeptReviews")
+    }
+}
+
+impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
+    pub(super) fn new(limits: Limits, metrics: CacheMetrics) -> Self {
+        // Upstream's: the one that was not asked for the longest goes first.
+        let cache = |answers_max| {
+            Cache::builder()
+                .max_capacity(answers_max)
+                .eviction_policy(EvictionPolicy::lru())
+                .expire_after(Lifetime)
+                .build_with_hasher(RandomState::default())
+        };
+        Self(Arc::new(Shared {
+            answers: cache(limits.answers_max),
+            refusals: cache(limits.refusals_max),
+            flights: Mutex::default(),
+            outage_ttl: limits.outage_ttl,
+            outage: Outage { start: Instant::now(), failed_at_ms: AtomicU64::new(0) },
+            metrics,
+        }))
+    }
+
+    /// What is known now.
+    pub(super) fn look(&self, key: &Key, now: Instant) -> Look<A> {
+        let look = self.0.look(key, now);
+        let metrics = &self.0.metrics;
+        match look {
+            Look::Known(_) => metrics.hits.inc(),
+            Look::Old(_) => metrics.outages.inc(),
+            Look::Ask(_) => metrics.misses.inc(),
+        }
+        look
+    }
+
+    /// The same without counting, for who has looked already.
+    pub(super) fn look_again(&self, key: &Key, now: Instant) -> Look<A> {
+        self.0.look(key, now)
+    }
+
+    /// The answer to a question, which `begin` begins to ask unless that is under way; `old` is the
+    /// answer past its time, if there is one.
+    pub(super) async fn ask(
+        &self,
+        key: Key,
+        mut old: Option<A>,
+        deadline: Option<Instant>,
+        begin: impl Fn(Failing) -> Lookup<A>,
+    ) -> Result<A, NoAnswer> {
+        let metrics = &self.0.metrics;
+        let _blocked = Counted::new(&metrics.blocked);
+        let since = Instant::now();
+        let (mut joins_others, mut lost) = (true, false);
+        loop {
+            let (mut state, is_own) = match self.join(key, joins_others, &begin) {
+                Joined::Known(answer) => return Ok(answer),
+                Joined::Flight { state, is_own } => (state, is_own),
+            };
+            let patience = match (&old, is_own) {
+                (Some(_), _) => Some(OUTAGE_PATIENCE),
+                (None, false) if joins_others => Some(PATIENCE),
+                (None, _) => None,
+            };
+            let until = patience.map(|patience| since + patience);
+            let waited = wait(&mut state, old.is_some(), earlier(until, deadline)).await;
+            if let Waited::Ended(Ok(answer)) = waited {
+                return Ok(answer);
+            }
+            // Whatever else it is, an old answer is better, unless the reviewer is there.
+            if !matches!(&waited, Waited::Ended(Err(failure)) if !failure.is_outage)
+                && let Some(answer) = old.take()
+            {
+                metrics.outages.inc();
+                return Ok(answer);
+            }
+            match waited {
+                Waited::Ended(Err(failure)) => return Err(NoAnswer::Failed(failure.text)),
+                Waited::Lost if is_own && lost => {
+                    return Err(NoAnswer::Failed("the review was given up".to_owned()));
+                }
+                Waited::Lost => lost = true,
+                Waited::TimeOver if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                    return Err(NoAnswer::Deadline);
+                }
+                Waited::TimeOver | Waited::Failing | Waited::Ended(Ok(_)) => joins_others = false,
+            }
+        }
+    }
+
+    /// The question that is under way, on this thread or, with `joins_others`, on any; else a new one.
+    fn join(
+        &self,
+        key: Key,
+        joins_others: bool,
+        begin: &impl Fn(Failing) -> Lookup<A>,
+    ) -> Joined<A> {
+        let thread = thread::current().id();
+        let mut flights = self.0.flights();
+        let known = flights.get(&key).and_then(|flights| {
+            let own = flights.iter().find(|flight| flight.thread == thread);
+            own.or_else(|| flights.first().filter(|_| joins_others))
+        });
+        if let Some(flight) = known {
+            let is_own = flight.thread == thread;
+            return Joined::Flight { state: flight.state.clone(), is_own };
+        }
+        // It may have ended just now.
+        if let Look::Known(answer) | Look::Old(answer) = self.0.look(&key, Instant::now()) {
+            return Joined::Known(answer);
+        }
+        let (sender, state) = watch::channel(State::Asking);
+        flights.entry(key).or_default().push(Flight { thread, state: state.clone() });
+        drop(flights);
+        let sender = Arc::new(sender);
+        let flying = Flying { shared: Arc::clone(&self.0), key, thread };
+        let in_flight = Counted::new(&self.0.metrics.in_flight);
+        let lookup = begin(self.failing(&sender));
+        drop(tasks::spawn("review", async move {
+            let found = timeout(LOOKUP_TIME_MAX, lookup).await;
+            let ended = flying.shared.keep(key, found.unwrap_or_else(|_| Err(Failure::of_time())));
+            // Kept before it is taken off, so that no other begins in between.
+            drop((flying, in_flight));
+            sender.send_replace(State::Ended(ended));
+        }));
+        Joined::Flight { state, is_own: true }
+    }
+
+    fn failing(&self, sender: &Arc<watch::Sender<State<A>>>) -> Failing {
+        let (shared, sender) = (Arc::clone(&self.0), Arc::clone(sender));
+        Box::new(move || {
+            shared.outage.fails(Instant::now());
+            sender.send_replace(State::Failing);
+        })
+    }
+}
+
+impl<A: Clone + Send + Sync + 'static> Shared<A> {
+    fn flights(&self) -> MutexGuard<'_, Flights<A>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, key: &Key, now: Instant) -> Look<A> {
+        let kept = self.answers.get(key).or_else(|| self.refusals.get(key));
+        match kept {
+            Some(kept) if now < kept.fresh_until => Look::Known(kept.answer),
+            Some(kept) if now < kept.fresh_until + self.outage_ttl => {
+                if self.outage.is_recent(now) {
+                    Look::Old(kept.answer)
+                } else {
+                    Look::Ask(Some(kept.answer))
+                }
+            }
+            Some(_) | None => Look::Ask(None),
+        }
+    }
+
+    fn keep(&self, key: Key, found: Result<Found<A>, Failure>) -> Result<A, Failure> {
+        let Found { answer, ttl, is_refusal } = found.inspect_err(|failure| {
+            if failure.is_outage {
+                self.outage.fails(Instant::now());
+            }
+        })?;
+        self.outage.ends();
+        // What was said before does not count any more.
+        let (cache, other) = if is_refusal {
+            (&self.refusals, &self.answers)
+        } else {
+            (&self.answers, &self.refusals)
+        };
+        other.invalidate(&key);
+        let lifetime = ttl.map(|ttl| ttl + self.outage_ttl).filter(|lifetime| !lifetime.is_zero());
+        match (ttl, lifetime) {
+            (Some(ttl), Some(lifetime)) => {
+                let (answer, fresh_until) = (answer.clone(), Instant::now() + ttl);
+                cache.insert(key, Kept { answer, fresh_until, lifetime });
+            }
+            _ => cache.invalidate(&key),
+        }
+        Ok(answer)
+    }
+}
+
+enum Joined<A> {
+    Known(A),
+    Flight { state: watch::Receiver<State<A>>, is_own: bool },
+}
+
+/// Takes a question off when its task ends, also by a panic or with its thread.
+struct Flying<A: Clone + Send + Sync + 'static> {
+    shared: Arc<Shared<A>>,
+    key: Key,
+    thread: ThreadId,
+}
+
+impl<A: Clone + Send + Sync + 'static> Drop for Flying<A> {
+    fn drop(&mut self) {
+        let mut flights = self.shared.flights();
+        let Some(of_key) = flights.get_mut(&self.key) else { return };
+        of_key.retain(|flight| flight.thread != self.thread);
+        if of_key.is_empty() {
+            flights.remove(&self.key);
+        }
+    }
+}
+
+enum Waited<A> {
+    Ended(Result<A, Failure>),
+    /// A try failed, which only who has an old answer wants to know.
+    Failing,
+    /// The task is gone with its thread.
+    Lost,
+    TimeOver,
+}
+
+async fn wait<A: Clone>(
+    state: &mut watch::Receiver<State<A>>,
+    until_failing: bool,
+    until: Option<Instant>,
+) -> Waited<A> {
+    let reached = |state: &State<A>| match state {
+        State::Asking => false,
+        State::Failing => until_failing,
+        State::Ended(_) => true,
+    };
+    let waiting = async {
+        match state.wait_for(reached).await.as_deref() {
+            Ok(State::Ended(ended)) => Waited::Ended(ended.clone()),
+            Ok(State::Asking | State::Failing) => Waited::Failing,
+            Err(_) => Waited::Lost,
+        }
+    };
+    match until {
+        Some(until) => timeout_at(until.into(), waiting).await.unwrap_or(Waited::TimeOver),
+        None => waiting.await,
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
+}
+
+/// One in a gauge.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc::sync_channel;
+
+    use futures_util::FutureExt as _;
+    use tokio::runtime;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::runtime::telemetry::Metrics;
+
+    const KEY: Key = [7; 32];
+    const LONG: Duration = Duration::from_secs(3600);
+
+    fn reviews(outage_ttl: Duration) -> KeptReviews<&'static str> {
+        let limits = Limits { answers_max: 2, refusals_max: 2, outage_ttl };
+        KeptReviews::new(limits, Metrics::new().unwrap().reviews.token_cache)
+    }
+
+    fn found(answer: &'static str, ttl: Duration) -> Found<&'static str> {
+        Found { answer, ttl: Some(ttl), is_refusal: false }
+    }
+
+    fn known(reviews: &KeptReviews<&'static str>, key: &Key, now: Instant) -> String {
+        match reviews.look(key, now) {
+            Look::Known(answer) => answer.to_owned(),
+            Look::Old(answer) => format!("old {answer}"),
+            Look::Ask(None) => "ask".to_owned(),
+            Look::Ask(Some(answer)) => format!("ask, or {answer}"),
+        }
+    }
+
+    #[test]
+    fn an_answer_has_its_time_and_then_that_of_an_outage() {
+        let reviews = reviews(Duration::from_secs(60));
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert_eq!(known(&reviews, &KEY, at(0)), "ask");
+        reviews.0.keep(KEY, Ok(found("yes", Duration::from_secs(10)))).unwrap();
+        assert_eq!(known(&reviews, &KEY, at(9)), "yes");
+        assert_eq!(known(&reviews, &KEY, at(11)), "ask, or yes");
+        reviews.0.outage.fails(at(11));
+        // Asking is of no use just after a failure.
+        assert_eq!(known(&reviews, &KEY, at(11)), "old yes");
+        assert_eq!(known(&reviews, &KEY, at(13)), "ask, or yes");
+        assert_eq!(known(&reviews, &KEY, at(71)), "ask");
+    }
+
+    #[test]
+    fn refusals_push_out_no_others_and_the_last_answer_alone_counts() {
+        let reviews = reviews(LONG);
+        let keep = |key: u8, is_refusal| {
+            let found = Found { answer: "x", ttl: Some(LONG), is_refusal };
+            reviews.0.keep([key; 32], Ok(found)).unwrap();
+        };
+        keep(1, false);
+        for key in 10..100 {
+            keep(key, true);
+        }
+        reviews.0.refusals.run_pending_tasks();
+        assert_eq!(reviews.0.refusals.entry_count(), 2);
+        assert_eq!(known(&reviews, &[1; 32], Instant::now()), "x");
+        keep(1, true);
+        assert!(reviews.0.answers.get(&[1; 32]).is_none());
+        keep(1, false);
+        assert!(reviews.0.refusals.get(&[1; 32]).is_none());
+        // What is not to be kept takes away what was.
+        let found = Found { answer: "y", ttl: None, is_refusal: false };
+        reviews.0.keep([1; 32], Ok(found)).unwrap();
+        assert_eq!(known(&reviews, &[1; 32], Instant::now()), "ask");
+    }
+
+    /// A thread with a runtime of its own.
+    fn on_a_thread<T: Send + 'static>(
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        thread::spawn(move || runtime.block_on(work))
+    }
+
+    #[test]
+    fn a_thread_asks_for_itself_when_the_one_that_asks_is_stuck() {
+        let reviews = Arc::new(reviews(Duration::ZERO));
+        let (started, has_started) = sync_channel(1);
+        let (release, released) = sync_channel::<()>(1);
+        let stuck = {
+            let reviews = Arc::clone(&reviews);
+            on_a_thread(async move {
+                let begin = |_: Failing| async { Ok(found("late", LONG)) }.boxed();
+                assert!(reviews.ask(KEY, None, None, begin).now_or_never().is_none());
+                started.send(()).unwrap();
+                // Nothing runs on this thread now.
+                assert!(released.recv().is_err());
+            })
+        };
+        has_started.recv().unwrap();
+        let other = {
+            let reviews = Arc::clone(&reviews);
+            on_a_thread(async move {
+                let begin = |_: Failing| async { Ok(found("own", LONG)) }.boxed();
+                reviews.ask(KEY, None, None, begin).await.unwrap()
+            })
+        };
+        assert_eq!(other.join().unwrap(), "own");
+        drop(release);
+        stuck.join().unwrap();
+        assert!(reviews.0.flights().is_empty());
+    }
+
+    #[test]
+    fn a_question_ends_with_its_thread_and_is_asked_anew() {
+        let reviews = Arc::new(reviews(Duration::ZERO));
+        let ending = {
+            let reviews = Arc::clone(&reviews);
+            on_a_thread(async move {
+                let begin = |_: Failing| std::future::pending().boxed();
+                assert!(reviews.ask(KEY, None, None, begin).now_or_never().is_none());
+            })
+        };
+        ending.join().unwrap();
+        assert!(reviews.0.flights().is_empty());
+        let begin = |_: Failing| async { Ok(found("again", LONG)) }.boxed();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(reviews.ask(KEY, None, None, begin));
+        assert_eq!(answer.unwrap(), "again");
+    }
+
+    fn broken() -> Result<Found<&'static str>, Failure> {
+        panic!("broken")
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
+        let reviews = reviews(Duration::ZERO);
+        let begin = |_: Failing| async { broken() }.boxed();
+        let answer = reviews.ask(KEY, None, None, begin).await;
+        assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "the review was given up"));
+        assert!(reviews.0.flights().is_empty());
+        assert_eq!(reviews.0.metrics.in_flight.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_an_old_answer_takes_it_after_the_first_failure_and_the_asking_goes_on() {
+        let reviews = reviews(LONG);
+        let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let begin = |failing: Failing| {
+            let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
+            async move {
+                asked.fetch_add(1, Ordering::SeqCst);
+                failing();
+                release.notified().await;
+                Ok(found("new", LONG))
+            }
+            .boxed()
+        };
+        assert_eq!(reviews.ask(KEY, Some("old"), None, begin).await.unwrap(), "old");
+        assert_eq!(reviews.ask(KEY, Some("old"), None, begin).await.unwrap(), "old");
+        assert_eq!(reviews.0.metrics.outages.get(), 2);
+        release.notify_one();
+        assert_eq!(reviews.ask(KEY, None, None, begin).await.unwrap(), "new");
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(known(&reviews, &KEY, Instant::now()), "new");
+    }
+
+    #[tokio::test]
+    async fn an_old_answer_does_not_count_against_a_reviewer_that_is_there() {
+        let reviews = reviews(LONG);
+        let begin = |_: Failing| async { Err(Failure::of_answer("nonsense".to_owned())) }.boxed();
+        let answer = reviews.ask(KEY, Some("old"), None, begin).await;
+        assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "nonsense"));
+    }
+}
