@@ -180,14 +180,8 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
 
 /// Every name in a text that looks like a metric's, with the labels in the braces behind it.
 fn named(text: &str) -> Vec<(String, Vec<String>)> {
-    const PREFIXES: [&str; 6] = [
-        "aggregator_",
-        "apiserver_",
-        "authentication_",
-        "authorization_",
-        "portico_",
-        "process_",
-    ];
+    const PREFIXES: [&str; 6] =
+        ["aggregator_", "apiserver_", "authentication_", "authorization_", "portico_", "process_"];
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut found = Vec::new();
     let mut rest = text;
@@ -211,7 +205,8 @@ fn named(text: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn names_of_metrics_are_found_with_their_labels() {
-    let found = named("sum(rate(portico_a{job=~\"$job\",code!=\"2\"}[5m])) / portico_b > up{a=\"\"}");
+    let found =
+        named("sum(rate(portico_a{job=~\"$job\",code!=\"2\"}[5m])) / portico_b > up{a=\"\"}");
     let labels = ["job", "code"].map(str::to_owned).to_vec();
     assert_eq!(found, [("portico_a".to_owned(), labels), ("portico_b".to_owned(), Vec::new())]);
 }
