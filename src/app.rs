@@ -14,15 +14,16 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{self, Auth, Authenticator, Authorizer, IdentityHeaders, Reviews, Tokens, Trust};
+use crate::auth::{self, Auth, Authenticator, Authorizer, GivenTrust, Reviews, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
-use crate::control::{Control, manifests};
+use crate::control::watch::{Cluster, Seen, Servers};
+use crate::control::{Control, availability, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
@@ -35,7 +36,7 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
-use crate::tls::client_chain::ClientAuthority;
+use crate::tls::cluster_trust;
 use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Certificates, server_config};
@@ -46,6 +47,8 @@ use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 /// How long connections without requests may take to close by themselves.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
+/// How long it may take to give leadership up.
+const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 /// How often the ending looks at what is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -57,6 +60,8 @@ pub struct Running {
     trigger: DrainTrigger,
     frontend: JoinHandle<()>,
     flush: Flush,
+    /// Gives leadership up when the program ends.
+    lease: Option<JoinHandle<()>>,
     /// Holds the log until the threads are done, whose last lines are of what was cut.
     _access_log: Option<Arc<LineLog>>,
     _tasks: Vec<AbortOnDrop>,
@@ -88,17 +93,29 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let certificates = certificates(config)?;
     let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
-    let in_use = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
+    let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
+    let cluster =
+        servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
+    let (cluster, seen) = cluster.transpose()?.unzip();
+    let own = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
+    let (in_use, follow_authorities) = with_the_clusters(own, seen.as_ref());
     let health = health(&readiness, &drain)?;
-    let inside = inside(&in_use);
+    let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
     let (aggregator, documents) = Aggregator::new(
         aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
         Surroundings::new(&table, &upstreams, &readiness, &metrics),
     )
     .context("cannot keep discovery in the data directory")?;
+    let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;
+    let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
+    inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
+    let inquiry = inquiry.map(|inquiry| {
+        let pool = Pool::new(upstream_config.clone());
+        tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
+    });
     let services = Services {
-        auth: auth(&config.auth, core.as_ref(), &upstream_config, &metrics)?,
+        auth: auth(&config.auth, trust, (core.as_ref(), &upstream_config), &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -115,10 +132,36 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         metrics: Arc::clone(&metrics),
     };
     descriptors::raise_limit(config.frontend.limits.connections_max);
-    let (pool_config, pools) = (upstream_config.clone(), inside.pools);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let kept_log = access_log.as_ref().map(|(log, _)| Arc::clone(log));
-    let frontend = Frontend::bind(&config.frontend, &context, &move || {
+    let pools = (upstream_config.clone(), inside.pools);
+    let frontend = bind(config, &context, proxy, pools, access_log)?;
+    let address = frontend.address()?;
+    inside.clients.get_or_init(|| frontend.connections_by_thread());
+
+    let expiry = [
+        tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
+        tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
+    ];
+    let control =
+        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
+    let mut tasks = control_tasks(config, control, store, &readiness, cluster);
+    tasks.extend(expiry);
+    tasks.extend([follow_trust, follow_authorities, conditions, inquiry].into_iter().flatten());
+    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
+    let frontend = tasks::spawn("frontend", serve(frontend));
+    Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
+}
+
+/// The listener, and what each data-plane thread does.
+fn bind(
+    config: &Config,
+    context: &Context,
+    proxy: Arc<Proxy>,
+    (pool_config, pools): (upstream::Config, Pools),
+    access_log: Option<(Arc<LineLog>, AccessLogFormat)>,
+) -> anyhow::Result<Frontend> {
+    Frontend::bind(&config.frontend, context, &move || {
         // Once a thread, then once a connection, then once a request.
         let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
         pools.add(&pool);
@@ -129,24 +172,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
             move |request: Request<Body>| Arc::clone(&connection).handle(request)
         }
     })
-    .with_context(|| format!("cannot listen on {}", config.frontend.bind))?;
-    let address = frontend.address()?;
-    inside.clients.get_or_init(|| frontend.connections_by_thread());
-
-    let expiry = [
-        tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
-        tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
-    ];
-    let control =
-        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
-    let mut tasks = control_tasks(config, control, store, &readiness);
-    tasks.extend(expiry);
-    tasks.extend(inquiry.map(|inquiry| {
-        tasks::spawn_owned("inquiry", inquiry.run(Pool::new(upstream_config.clone())))
-    }));
-    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
-    let frontend = tasks::spawn("frontend", serve(frontend));
-    Ok(Running { address, trigger, frontend, flush, _access_log: kept_log, _tasks: tasks })
+    .with_context(|| format!("cannot listen on {}", config.frontend.bind))
 }
 
 /// The table before anything is known.
@@ -167,27 +193,90 @@ fn flush_log() {
     std::io::stderr().lock().flush().ok();
 }
 
+/// The API servers of the cluster that portico is in front of.
+fn servers(config: &Config, core: &Core) -> anyhow::Result<Servers> {
+    let access = core.server().access();
+    let others = config.core.as_ref().map(|core| core.servers.as_slice()).unwrap_or_default();
+    Servers::new(&access.kube(), others).with_context(|| access.place().to_owned())
+}
+
+/// What of that cluster is watched.
+fn cluster(
+    config: &Config,
+    servers: &Servers,
+    store: &Store,
+    upstream: &upstream::Config,
+) -> anyhow::Result<(Cluster, Seen)> {
+    let chain = upstream.identity.as_ref().map(|pair| pair.chain.clone()).unwrap_or_default();
+    let data_dir = config.data_dir.as_deref();
+    Cluster::new(&config.cluster, servers.clone(), store.clone(), data_dir, chain)
+        .context("cannot keep the cluster's state in the data directory")
+}
+
+/// Who leads and writes conditions, if anybody is to.
+fn write_availability(
+    config: &Config,
+    servers: Option<&Servers>,
+    store: &Store,
+    (seen, drain): (&Option<Seen>, &Drain),
+) -> (Option<JoinHandle<()>>, Option<AbortOnDrop>) {
+    let (Some(namespace), Some(servers), Some(seen)) =
+        (&config.cluster.lease_namespace, servers, seen)
+    else {
+        return (None, None);
+    };
+    let (lease, conditions) =
+        availability::start(servers, namespace, store.clone(), seen, drain.clone());
+    (Some(lease), Some(conditions))
+}
+
+/// Who vouches for callers, and the task that follows what the cluster says of it.
+fn trust(
+    config: &auth::Config,
+    seen: Option<&Seen>,
+) -> anyhow::Result<(View<Trust>, Option<AbortOnDrop>)> {
+    let given = GivenTrust::read(config)?;
+    let Some(seen) = seen else { return Ok((View::fixed(given.trust(None, 0)), None)) };
+    let (publisher, trust) = Publisher::new(given.trust(Some(&seen.trust.load()), 0));
+    let follow = auth::follow(given, seen.trust.clone(), publisher);
+    Ok((trust, Some(tasks::spawn_owned("trust", follow))))
+}
+
+/// The control loop, and those who bring it its objects.
 fn control_tasks(
     config: &Config,
     control: Control,
     store: Store,
     readiness: &Readiness,
+    cluster: Option<Cluster>,
 ) -> Vec<AbortOnDrop> {
-    let (loaded, loading) = oneshot::channel();
-    let guard = readiness.wait_for("manifests");
-    let loading = async move {
-        // Without a sender there is nothing to wait for.
-        if loading.await.is_err() {
-            tracing::debug!("objects were never read");
+    let mut tasks = Vec::new();
+    let mut loading = Vec::new();
+    if config.manifests.is_some() || cluster.is_none() {
+        let (loaded, manifests_loading) = oneshot::channel();
+        loading.push((manifests_loading, readiness.wait_for("manifests")));
+        if let Some(directory) = config.manifests.clone() {
+            let run = manifests::run(directory, store, loaded);
+            tasks.push(tasks::spawn_owned("manifests", run));
+        }
+        // Without a directory there is nothing to load, which the sender's end says.
+    }
+    if let Some(cluster) = cluster {
+        let (loaded, cluster_loading) = oneshot::channel();
+        let guard = || readiness.wait_for("core-watches");
+        tasks.extend(cluster.start(loaded, guard()));
+        loading.push((cluster_loading, guard()));
+    }
+    let (loading, guards): (Vec<_>, Vec<_>) = loading.into_iter().unzip();
+    let loaded = async move {
+        for one in loading {
+            // Without a sender there is nothing to wait for.
+            if one.await.is_err() {
+                tracing::debug!("objects were never read");
+            }
         }
     };
-    let mut tasks = vec![tasks::spawn_owned("control", control.run(loading, guard))];
-    if let Some(directory) = config.manifests.clone() {
-        tasks.push(tasks::spawn_owned("manifests", manifests::run(directory, store, loaded)));
-    } else {
-        // The loop may have ended already when the program ends at once.
-        loaded.send(()).ok();
-    }
+    tasks.push(tasks::spawn_owned("control", control.run(loaded, guards)));
     tasks
 }
 
@@ -209,26 +298,18 @@ fn access_log(
 
 fn auth(
     config: &auth::Config,
-    core: Option<&Core>,
-    upstream: &upstream::Config,
+    trust: View<Trust>,
+    (core, upstream): (Option<&Core>, &upstream::Config),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Auth> {
     let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
-    let authority = |file: &Option<std::path::PathBuf>| {
-        file.as_deref()
-            .map(|path| ClientAuthority::new(&path.display().to_string(), read_certificates(path)?))
-            .transpose()
-    };
-    let trust = Trust {
-        generation: 0,
-        client: authority(&config.client_ca_file)?,
-        request_header: authority(&config.requestheader_client_ca_file)?,
-    };
     let tokens = match &config.token_file {
         Some(path) => Tokens::read(path)?,
         None => Tokens::default(),
     };
-    let names_nobody = trust.client.is_none() && trust.request_header.is_none();
+    let first = trust.load();
+    let names_nobody =
+        first.client.is_none() && first.request_header.is_none() && !first.is_pending;
     if names_nobody && tokens.is_empty() && reviews.tokens.is_none() {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"
@@ -243,19 +324,11 @@ fn auth(
              every client can be anybody"
         );
     }
-    let authenticator = Authenticator::new(
-        View::fixed(trust),
-        config.request_header.clone(),
-        tokens,
-        config.anonymous,
-        metrics,
-    )
-    .map_err(anyhow::Error::msg)?;
-    Ok(Auth {
-        authenticator: authenticator.with_reviews(reviews.tokens),
-        authorizer: Authorizer::new(reviews.modes, &config.always_allow_paths, metrics),
-        identity_headers: Arc::new(IdentityHeaders::new(&config.request_header)),
-    })
+    let authenticator = Authenticator::new(trust.clone(), tokens, config.anonymous, metrics)
+        .map_err(anyhow::Error::msg)?
+        .with_reviews(reviews.tokens);
+    let authorizer = Authorizer::new(reviews.modes, &config.always_allow_paths, metrics);
+    Ok(Auth { authenticator, authorizer, trust })
 }
 
 fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
@@ -281,6 +354,7 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
         pools: Pools::default(),
         clients: Arc::default(),
         certificates: certificates.clone(),
+        cluster: None,
     }
 }
 
@@ -296,7 +370,7 @@ fn certificates_in_use(
     certificates: &Certificates,
     upstream: &upstream::Config,
     core: Option<&Core>,
-) -> anyhow::Result<View<Vec<Watched>>> {
+) -> anyhow::Result<Vec<Watched>> {
     let mut own = certificates.watched();
     if let Some(access) = core.map(|core| core.server().access())
         && let Some(pair) = access.identity()?
@@ -316,7 +390,18 @@ fn certificates_in_use(
         let place = path.display().to_string();
         own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
     }
-    Ok(View::fixed(own))
+    Ok(own)
+}
+
+/// These with what the cluster publishes, and the task that follows that.
+fn with_the_clusters(
+    own: Vec<Watched>,
+    seen: Option<&Seen>,
+) -> (View<Vec<Watched>>, Option<AbortOnDrop>) {
+    let Some(seen) = seen else { return (View::fixed(own), None) };
+    let (publisher, in_use) = Publisher::new(own.clone());
+    let follow = cluster_trust::follow_authorities(own, seen.trust.clone(), publisher);
+    (in_use, Some(tasks::spawn_owned("cluster-authorities", follow)))
 }
 
 /// The serving pair and where it is from.
@@ -357,6 +442,11 @@ impl Running {
         self.trigger.advance(Phase::Ended);
         if self.frontend.await.is_err() {
             tracing::debug!("frontend was gone already");
+        }
+        if let Some(lease) = self.lease
+            && timeout(RELEASE_LIMIT, lease).await.is_err()
+        {
+            tracing::debug!("leadership not given up in time");
         }
         self.flush.finish().await;
     }

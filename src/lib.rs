@@ -20,7 +20,7 @@
 //! A **change in the cluster** goes the other way, and that way is one loop, `control::Control::run`:
 //!
 //! ```text
-//! manifests -> store -> control loop -> model::{endpoints, availability} decide
+//! manifests, cluster -> store -> control loop -> model::{endpoints, availability} decide
 //!   -> RoutingTable --publish--> proxy, aggregate       -> status of APIServices -> store
 //! ```
 //!
@@ -46,7 +46,7 @@
 //! | `upstream` | backends, endpoints, each thread's pool of connections | `tls` |
 //! | `store` | versioned objects with watch history, and their REST API | |
 //! | `aggregate` | asks backends what they serve; one merged discovery of it | `upstream` |
-//! | `control` | the loop, and the manifests it follows | `store`, `upstream` |
+//! | `control` | the loop, and what it follows: manifests, a cluster | `tls`, `store`, `upstream` |
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
 //! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |

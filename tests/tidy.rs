@@ -32,7 +32,7 @@ const IMPORTS: &[(&str, Imports)] = &[
     ("upstream", Imports::Parts(&["model", "runtime", "tls", "body"])),
     ("store", Imports::Parts(&["model", "runtime"])),
     ("aggregate", Imports::Parts(&["model", "runtime", "upstream"])),
-    ("control", Imports::Parts(&["model", "runtime", "store", "upstream"])),
+    ("control", Imports::Parts(&["model", "runtime", "tls", "store", "upstream"])),
     (
         "proxy",
         Imports::Parts(&[

@@ -14,12 +14,14 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::certificates::describe_all;
+use crate::model::availability::Reported;
 use crate::model::endpoints::Targets;
 use crate::model::query::Query;
 use crate::model::rejection::Rejection;
 use crate::model::routing_table::{Entry, OWN_GROUP, Remote, Route, RoutingTable};
 use crate::runtime::lifecycle::{Drain, Readiness};
 use crate::runtime::snapshot::View;
+use crate::tls::cluster_trust::{Belief, ClusterTrust};
 use crate::tls::expiry::Watched;
 use crate::upstream::{
     Backend, BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState, Upstream,
@@ -49,6 +51,8 @@ pub struct Inside {
     pub clients: ConnectionsByThread,
     /// The certificates.
     pub certificates: View<Vec<Watched>>,
+    /// What is seen of the cluster that portico is in front of.
+    pub cluster: Option<(View<ClusterTrust>, View<Reported>)>,
 }
 
 /// Which APIServices are asked for.
@@ -127,8 +131,10 @@ pub(super) fn page(
         .filter(|thread| thread.slots.is_none())
         .map(|thread| thread.thread.as_str())
         .collect();
+    let cluster = inside.cluster.as_ref().map(|(trust, reported)| (trust.load(), reported.load()));
+    let reported = cluster.as_ref().map(|(_, reported)| &**reported);
     let items: Vec<Value> =
-        shown.iter().map(|(name, entry)| api_service(name, entry, &backends)).collect();
+        shown.iter().map(|(name, entry)| api_service(name, entry, &backends, reported)).collect();
     let certificates: Vec<Value> = inside.certificates.load().iter().map(describe_all).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -141,6 +147,7 @@ pub(super) fn page(
         "threadsWithoutAnswer": silent,
         "clients": clients(inside, drain),
         "certificates": certificates,
+        "cluster": cluster.map(|(trust, _)| describe_trust(&trust)),
     })
 }
 
@@ -187,7 +194,29 @@ impl Backends {
     }
 }
 
-fn api_service(name: &str, entry: &Entry<Upstream>, backends: &Backends) -> Value {
+/// Whom the cluster's servers believe.
+fn describe_trust(trust: &ClusterTrust) -> Value {
+    let (believes, reason) = match &trust.believes_portico {
+        Belief::Unknown => (None, None),
+        Belief::Believed => (Some(true), None),
+        Belief::Refused(reason) => (Some(false), Some(reason)),
+    };
+    json!({
+        "known": trust.known,
+        "clientAuthority": trust.client.is_some(),
+        "frontProxyAuthority": trust.request_header.is_some(),
+        "frontProxyNames": trust.front_proxies.allowed_names,
+        "believesPortico": believes,
+        "reason": reason,
+    })
+}
+
+fn api_service(
+    name: &str,
+    entry: &Entry<Upstream>,
+    backends: &Backends,
+    reported: Option<&Reported>,
+) -> Value {
     let mut value = json!({
         "name": name,
         "group": entry.group,
@@ -205,6 +234,17 @@ fn api_service(name: &str, entry: &Entry<Upstream>, backends: &Backends) -> Valu
         map.insert("fault".to_owned(), fault.into());
         let requests = remote.backend.metrics.requests_in_flight();
         map.insert("requestsInFlight".to_owned(), requests.into());
+    }
+    if let (Some(reported), Value::Object(map)) = (reported, &mut value) {
+        // What kube-apiserver says, beside portico's own verdict.
+        let said = reported.get(name).map(|condition| {
+            json!({
+                "status": condition.status,
+                "reason": condition.reason,
+                "message": condition.message,
+            })
+        });
+        map.insert("reported".to_owned(), said.into());
     }
     value
 }

@@ -20,29 +20,19 @@ use super::caller::Caller;
 use super::kept_reviews::NoAnswer;
 use super::token_file::Tokens;
 use super::token_review::{Known, TokenReviews};
-use super::{Anonymous, Asker, RequestHeaderConfig, request_header, websocket_protocol, x509};
+use super::{
+    Anonymous, Asker, RequestHeaderConfig, Trust, request_header, websocket_protocol, x509,
+};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
 use crate::runtime::telemetry::Metrics;
 use crate::tls::client_chain::{ClientAuthority, earliest_expiry, leaf};
 
-/// The authorities that vouch for callers; replaced as a whole when one changes.
-#[derive(Debug, Default)]
-pub struct Trust {
-    /// Grows with every change; verdicts of an older generation are judged anew.
-    pub generation: u64,
-    /// Vouches for client certificates.
-    pub client: Option<ClientAuthority>,
-    /// Vouches for front proxies.
-    pub request_header: Option<ClientAuthority>,
-}
-
 /// Finds out who is calling.
 #[derive(Debug)]
 pub struct Authenticator {
     trust: View<Trust>,
-    request_header: RequestHeaderConfig,
     tokens: Tokens,
     reviews: Option<TokenReviews>,
     anonymous: Anonymous,
@@ -69,6 +59,8 @@ pub struct Unknown {
     /// In the order in which they count.
     tokens: Vec<Box<[u8]>>,
     errors: Vec<String>,
+    /// Whether the connection showed a certificate, too.
+    has_certificate: bool,
 }
 
 impl fmt::Debug for Unknown {
@@ -118,8 +110,8 @@ struct Verdict {
     valid_until: i64,
     /// The end of the leaf's validity, in Unix seconds; none when it cannot be read.
     leaf_ends: Option<i64>,
-    /// Whether it may act as front proxy; `None` when nobody vouches for front proxies.
-    front_proxy: Option<Result<(), String>>,
+    /// The headers by which it says who calls when it may act as front proxy; `None` when nobody vouches for front proxies.
+    front_proxy: Option<Result<Arc<RequestHeaderConfig>, String>>,
     /// The caller it names; `None` when it names none or nobody vouches for clients.
     client: Option<Result<Arc<Caller>, String>>,
 }
@@ -130,7 +122,7 @@ impl Verdict {
     }
 
     fn is_accepted(&self) -> bool {
-        matches!(self.client, Some(Ok(_))) || matches!(self.front_proxy, Some(Ok(())))
+        matches!(self.client, Some(Ok(_))) || matches!(self.front_proxy, Some(Ok(_)))
     }
 }
 
@@ -145,14 +137,12 @@ impl Authenticator {
     /// Believes whom `trust` and `tokens` say.
     pub fn new(
         trust: View<Trust>,
-        request_header: RequestHeaderConfig,
         tokens: Tokens,
         anonymous: Anonymous,
         metrics: &Metrics,
     ) -> Result<Self, String> {
         Ok(Self {
             trust,
-            request_header,
             tokens,
             reviews: None,
             anonymous,
@@ -182,10 +172,12 @@ impl Authenticator {
         let caller = match self.by_credentials(connection, headers, &mut errors) {
             Found::Caller(caller) => self.success(caller),
             Found::Ask(tokens) => {
-                return Ok(Authenticated::Ask(Box::new(Unknown { tokens, errors })));
+                let has_certificate = !connection.chain.is_empty();
+                let unknown = Unknown { tokens, errors, has_certificate };
+                return Ok(Authenticated::Ask(Box::new(unknown)));
             }
-            Found::Nobody if errors.is_empty() => self.anonymous(always_allowed)?,
-            Found::Nobody => return Err(self.failure(&errors)),
+            Found::Nobody if errors.is_empty() => self.anonymous(connection, always_allowed)?,
+            Found::Nobody => return Err(self.failure(&errors, !connection.chain.is_empty())),
         };
         Ok(Authenticated::Known(caller))
     }
@@ -198,7 +190,7 @@ impl Authenticator {
         unknown: Unknown,
         asker: Asker<'a>,
     ) -> BoxFuture<'a, Result<Arc<Caller>, Rejection>> {
-        let Unknown { tokens, mut errors } = unknown;
+        let Unknown { tokens, mut errors, has_certificate } = unknown;
         let asking = async move {
             for token in tokens {
                 match self.by_asked_token(&token, asker).await? {
@@ -206,7 +198,7 @@ impl Authenticator {
                     Err(error) => errors.push(error),
                 }
             }
-            Err(self.failure(&errors))
+            Err(self.failure(&errors, has_certificate))
         };
         asking.boxed()
     }
@@ -236,20 +228,35 @@ impl Authenticator {
         caller
     }
 
-    fn failure(&self, errors: &[String]) -> Rejection {
-        self.failed.inc();
-        Rejection::Unauthorized(format!("[{}]", errors.join(", ")))
-    }
-
-    fn anonymous(&self, always_allowed: bool) -> Result<Arc<Caller>, Rejection> {
+    fn anonymous(
+        &self,
+        connection: &ConnectionAuth,
+        always_allowed: bool,
+    ) -> Result<Arc<Caller>, Rejection> {
+        let has_certificate = !connection.chain.is_empty();
         match self.anonymous {
+            // Whose certificate cannot be judged yet must not be taken for nobody.
+            _ if has_certificate && self.trust.load().is_pending => Err(Rejection::NotReady),
             Anonymous::Accepted => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths if always_allowed => Ok(Arc::clone(&self.anonymous_caller)),
             Anonymous::AlwaysAllowPaths | Anonymous::Refused => {
-                self.failed.inc();
-                Err(Rejection::Unauthorized("no credentials provided".to_owned()))
+                Err(self.refused("no credentials provided".to_owned()))
             }
         }
+    }
+
+    /// Nobody with a certificate is refused for good by a portico that does not know yet whom the
+    /// cluster believes.
+    fn failure(&self, errors: &[String], has_certificate: bool) -> Rejection {
+        if has_certificate && self.trust.load().is_pending {
+            return Rejection::NotReady;
+        }
+        self.refused(format!("[{}]", errors.join(", ")))
+    }
+
+    fn refused(&self, reason: String) -> Rejection {
+        self.failed.inc();
+        Rejection::Unauthorized(reason)
     }
 
     fn by_credentials(
@@ -261,7 +268,7 @@ impl Authenticator {
         if !connection.chain.is_empty() {
             let (verdict, now) = self.verdict(connection);
             match &verdict.front_proxy {
-                Some(Ok(())) => match self.by_request_header(headers) {
+                Some(Ok(config)) => match request_header::caller(config, headers) {
                     Some(Ok(caller)) => return Found::Caller(caller),
                     Some(Err(error)) => errors.push(error),
                     None => {}
@@ -321,11 +328,6 @@ impl Authenticator {
         }
     }
 
-    fn by_request_header(&self, headers: &HeaderMap) -> Option<Result<Arc<Caller>, String>> {
-        let user = request_header::user(&self.request_header, headers).transpose()?;
-        Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
-    }
-
     /// The verdict on the connection's certificate, judged anew only when the authorities have
     /// changed or the chain has come to its end; and the Unix seconds now.
     fn verdict(&self, connection: &ConnectionAuth) -> (Arc<Verdict>, i64) {
@@ -339,7 +341,7 @@ impl Authenticator {
         let digest = digest(&connection.chain);
         let verdict = self.remembered(&digest, &trust, seconds).unwrap_or_else(|| {
             let time = UnixTime::since_unix_epoch(now);
-            let verdict = Arc::new(self.judge(&trust, &connection.chain, time, seconds));
+            let verdict = Arc::new(Self::judge(&trust, &connection.chain, time, seconds));
             self.remember(digest, &verdict);
             verdict
         });
@@ -365,7 +367,6 @@ impl Authenticator {
     }
 
     fn judge(
-        &self,
         trust: &Trust,
         chain: &[CertificateDer<'static>],
         now: UnixTime,
@@ -385,7 +386,8 @@ impl Authenticator {
         };
         let front_proxy = trust.request_header.as_ref().map(|authority| {
             let leaf = verified(authority)?;
-            request_header::check_name(&self.request_header, &leaf.common_name)
+            request_header::check_name(&trust.front_proxies, &leaf.common_name)?;
+            Ok(Arc::clone(&trust.front_proxies))
         });
         let client = trust.client.as_ref().and_then(|authority| {
             let user = verified(authority).and_then(|leaf| x509::user(&leaf)).transpose()?;
@@ -461,8 +463,8 @@ mod tests {
 
     fn trust(authority: &Authority, generation: u64) -> Trust {
         let roots = certificates("ca", authority.certificate().as_bytes()).unwrap();
-        let client = Some(ClientAuthority::new("ca", roots).unwrap());
-        Trust { generation, client, request_header: None }
+        let client = Some(Arc::new(ClientAuthority::new("ca", roots).unwrap()));
+        Trust { generation, client, ..Trust::default() }
     }
 
     #[test]
@@ -471,7 +473,6 @@ mod tests {
         let (publisher, view) = Publisher::new(trust(&authority, 0));
         let made = Authenticator::new(
             view,
-            RequestHeaderConfig::default(),
             Tokens::default(),
             Anonymous::Refused,
             &Metrics::new().unwrap(),

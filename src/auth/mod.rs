@@ -17,6 +17,7 @@ mod reviewer;
 mod reviews;
 mod token_file;
 mod token_review;
+mod trust;
 mod websocket_protocol;
 mod x509;
 
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use access_review::{AccessReviewRules, AccessReviews};
-pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Trust, Unknown};
+pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
 pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
@@ -33,13 +34,15 @@ pub use reviewer::Reviewer;
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use token_file::{TokenFileError, Tokens};
 pub use token_review::{TokenReviewRules, TokenReviews};
+pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
 
+use crate::runtime::snapshot::View;
 use crate::upstream::Pool;
 
 /// Which front-proxy headers are believed, and from whom
 /// (`--requestheader-*`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHeaderConfig {
     /// Common names that may act as front proxy; empty for any the authority vouches for.
     pub allowed_names: Vec<String>,
@@ -143,6 +146,6 @@ pub struct Auth {
     pub authenticator: Authenticator,
     /// Decides what they may do.
     pub authorizer: Authorizer,
-    /// Knows which headers carry identity.
-    pub identity_headers: Arc<IdentityHeaders>,
+    /// Who vouches for callers, and which headers carry identity.
+    pub trust: View<Trust>,
 }

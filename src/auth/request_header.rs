@@ -1,11 +1,12 @@
 //! The front proxy's headers (`apiserver/pkg/authentication/request/headerrequest`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::RequestHeaderConfig;
+use super::{Caller, RequestHeaderConfig};
 use crate::model::user::User;
 
 /// Checks that a verified certificate may act as front proxy.
@@ -18,12 +19,18 @@ pub(super) fn check_name(config: &RequestHeaderConfig, common_name: &str) -> Res
     }
 }
 
-/// The user that the headers name; `None` when they name none, an error when they are no text: two
-/// names must not become one.
-pub(super) fn user(
+/// The caller that the headers name; `None` when they name none.
+pub(super) fn caller(
     config: &RequestHeaderConfig,
     headers: &HeaderMap,
-) -> Result<Option<User>, String> {
+) -> Option<Result<Arc<Caller>, String>> {
+    let user = user(config, headers).transpose()?;
+    Some(user.and_then(|user| Caller::new(user.authenticated()).map(Arc::new)))
+}
+
+/// The user that the headers name; `None` when they name none, an error when they are no text: two
+/// names must not become one.
+fn user(config: &RequestHeaderConfig, headers: &HeaderMap) -> Result<Option<User>, String> {
     let Some(name) = first(headers, &config.username_headers)? else { return Ok(None) };
     let uid = first(headers, &config.uid_headers)?.unwrap_or_default();
     let mut groups = Vec::new();

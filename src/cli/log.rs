@@ -39,8 +39,13 @@ where
 fn levels(config: &LogConfig) -> Targets {
     let level = |verbosity| if verbosity <= 2 { LevelFilter::INFO } else { LevelFilter::DEBUG };
     let libraries = if config.verbosity <= 5 { LevelFilter::INFO } else { LevelFilter::DEBUG };
-    let mut targets =
-        Targets::new().with_default(libraries).with_target("portico", level(config.verbosity));
+    // They tell of every try what portico says once.
+    let watchers = if config.verbosity <= 5 { LevelFilter::OFF } else { LevelFilter::DEBUG };
+    let mut targets = Targets::new()
+        .with_default(libraries)
+        .with_target("kube_client", watchers)
+        .with_target("kube_runtime", watchers)
+        .with_target("portico", level(config.verbosity));
     for part in &config.parts {
         targets = targets.with_target(format!("portico::{}", part.part), level(part.level));
     }
@@ -82,6 +87,7 @@ mod tests {
             tracing::debug!(target: "portico::auth::x509", "auth debug");
             tracing::info!(target: "h2", "library info");
             tracing::debug!(target: "h2", "library debug");
+            tracing::error!(target: "kube_client::client", "watcher error");
         });
         let bytes = written.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -92,7 +98,14 @@ mod tests {
         let parts = parts.iter().map(|&(part, level)| PartLevel { part, level }).collect();
         let config = LogConfig { format: LogFormat::Text, verbosity, parts };
         let text = logged(&config);
-        let all = ["proxy info", "proxy debug", "auth debug", "library info", "library debug"];
+        let all = [
+            "proxy info",
+            "proxy debug",
+            "auth debug",
+            "library info",
+            "library debug",
+            "watcher error",
+        ];
         let found: Vec<_> = all.into_iter().filter(|message| text.contains(message)).collect();
         assert_eq!(found, expected, "{text}");
     }
@@ -103,7 +116,14 @@ mod tests {
         check(0, &[], &quiet);
         check(2, &[], &quiet);
         check(3, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
-        let all = ["proxy info", "proxy debug", "auth debug", "library info", "library debug"];
+        let all = [
+            "proxy info",
+            "proxy debug",
+            "auth debug",
+            "library info",
+            "library debug",
+            "watcher error",
+        ];
         check(4, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
         check(6, &[], &all);
         check(10, &[], &all);

@@ -199,7 +199,8 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
     pub manifests: Option<PathBuf>,
     /// Directory where portico keeps what should outlive a restart: what extension API servers
-    /// answered to discovery last. Nothing is kept when not given.
+    /// answered to discovery last, and in front of a kube-apiserver the objects that it routes by.
+    /// Nothing is kept when not given.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = AGGREGATION)]
     pub data_dir: Option<PathBuf>,
 
@@ -226,6 +227,18 @@ pub struct Flags {
     /// kube-apiserver believes that certificate.
     #[arg(long, default_value = "auto", value_parser = PossibleValuesParser::new(["auto", "direct", "core"]).map(|text| remote_route(&text)), value_name = "HOW", help_heading = FRONT)]
     pub remote_route: RemoteRoute,
+    /// File with the authority of the --proxy-client-cert-file, which extension API servers are told
+    /// to believe: it is added to those in the cluster's ConfigMap
+    /// extension-apiserver-authentication, and again when somebody takes it out.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = FRONT)]
+    pub publish_front_proxy_ca: Option<PathBuf>,
+    /// Write portico's verdicts on APIServices into the cluster, where kube-apiserver does not. Of
+    /// several replicas one does it, which is who holds the Lease portico.
+    #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true, action = ArgAction::Set, value_parser = values::boolean, value_name = "BOOL", help_heading = FRONT)]
+    pub write_availability: bool,
+    /// The namespace of the Lease for --write-availability.
+    #[arg(long, default_value = "kube-system", value_name = "NAMESPACE", help_heading = FRONT)]
+    pub leader_elect_resource_namespace: String,
 
     /// File with an apiserver.config.k8s.io TracingConfiguration: where spans are sent by OTLP, and
     /// of how many requests. Needs a build with the feature otlp.

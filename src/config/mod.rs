@@ -22,7 +22,7 @@ use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
 use crate::upstream::Source;
-use crate::{frontend, proxy, tls};
+use crate::{control, frontend, proxy, tls};
 
 /// All that a running portico needs to know, parsed and checked.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Config {
     pub proxy_client_pair: Option<(PathBuf, PathBuf)>,
     /// The kube-apiserver that portico is in front of, if it is.
     pub core: Option<CoreConfig>,
+    /// What is done in the cluster of the kube-apiserver that portico is in front of.
+    pub cluster: control::watch::Config,
     /// Endpoints or cluster IPs.
     pub routing: EndpointRouting,
     /// The objects' directory.
@@ -127,6 +129,12 @@ impl Flags {
             serving_pair,
             cert_dir: self.cert_dir.clone(),
             core: self.core(proxy_client_pair.is_some(), &mut faults),
+            cluster: control::watch::Config {
+                published_authority: self.publish_front_proxy_ca.clone(),
+                lease_namespace: self
+                    .write_availability
+                    .then(|| self.leader_elect_resource_namespace.clone()),
+            },
             proxy_client_pair,
             routing: if self.enable_aggregator_routing {
                 EndpointRouting::Endpoints
@@ -179,6 +187,12 @@ impl Flags {
                 }
                 if self.remote_route != RemoteRoute::Auto {
                     fault("remote-route", "kubeconfig", needs);
+                }
+                if self.write_availability {
+                    fault("write-availability", "kubeconfig", needs);
+                }
+                if self.publish_front_proxy_ca.is_some() {
+                    fault("publish-front-proxy-ca", "kubeconfig", needs);
                 }
                 return None;
             }
@@ -405,6 +419,10 @@ mod tests {
         assert_eq!(config(&[]).core, None);
         let core = config(&["--in-cluster"]).core.unwrap();
         assert_eq!((core.source, core.remote_route), (Source::InCluster, RemoteRoute::Auto));
+        let cluster = |line: &[&str]| config(&[&["--in-cluster"], line].concat()).cluster;
+        assert_eq!(cluster(&[]), control::watch::Config::default());
+        let lease = cluster(&["--write-availability"]).lease_namespace;
+        assert_eq!(lease.as_deref(), Some("kube-system"));
         let line = ["--kubeconfig=k", "--core-server=https://a", "--core-server=https://b"];
         let core = config(&[&line[..], &["--upstream-identity=impersonate"]].concat()).core;
         let core = core.unwrap();
@@ -413,6 +431,8 @@ mod tests {
         check_fault(&["--kubeconfig=k", "--in-cluster"], "kubeconfig names another");
         check_fault(&["--core-server=https://a"], "--core-server: needs kubeconfig");
         check_fault(&["--remote-route=core"], "--remote-route: needs kubeconfig");
+        check_fault(&["--publish-front-proxy-ca=f"], "--publish-front-proxy-ca: needs kubeconfig");
+        check_fault(&["--write-availability"], "--write-availability: needs kubeconfig");
         check_fault(&["--upstream-identity=impersonate"], "needs kubeconfig or in-cluster");
         let line = ["--kubeconfig=k", "--upstream-identity=front-proxy"];
         check_fault(&line, "front-proxy needs proxy-client-cert-file");

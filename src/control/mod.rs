@@ -4,11 +4,13 @@
 //! `Reconciler` is the effect without tasks: it reads what happened in the store since it looked
 //! last, decides (`model::availability`) and acts. The async part only says when to look.
 
+pub mod availability;
 mod ca_bundles;
 mod directory;
 mod index;
 mod manifest_file;
 pub mod manifests;
+pub mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -47,17 +49,17 @@ pub struct Control {
 impl Control {
     /// Follows the store for ever. Until `loaded` ends, unknown paths are not ready, not missing;
     /// `ready` is released when the table of what was loaded is published.
-    pub async fn run(self, loaded: impl Future<Output = ()>, ready: ReadyGuard) {
+    pub async fn run(self, loaded: impl Future<Output = ()>, ready: Vec<ReadyGuard>) {
         let mut revisions = self.store.subscribe();
         let mut reconciler = Reconciler::new(self);
         let mut loaded = pin!(loaded);
-        let mut ready = Some(ready);
+        let mut ready = ready;
         let mut complete = false;
         loop {
             revisions.mark_unchanged();
             reconciler.sync(complete);
             if complete {
-                drop(ready.take());
+                ready.clear();
             }
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },

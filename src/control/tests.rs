@@ -253,7 +253,7 @@ async fn the_table_is_complete_once_the_first_load_is_in() {
     let first_load = async {
         assert!(first_load.await.is_ok());
     };
-    let running = control.run(first_load, readiness.wait_for("manifests"));
+    let running = control.run(first_load, vec![readiness.wait_for("manifests")]);
     let _task = crate::runtime::tasks::spawn_owned("control", running);
     store.apply(vec![remote("g", "s")]);
     while view.load().group("g").is_none() {

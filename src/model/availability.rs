@@ -4,6 +4,9 @@
 //! Order of the checks, reasons and messages are upstream's
 //! (`kube-aggregator/pkg/controllers/status/remote:sync`).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -37,6 +40,9 @@ impl Status {
         }
     }
 }
+
+/// The conditions that somebody else wrote, by the name of the APIService: shown, not obeyed.
+pub type Reported = BTreeMap<Arc<str>, APIServiceCondition>;
 
 /// A condition of type `Available`, without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]

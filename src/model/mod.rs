@@ -6,6 +6,7 @@ pub mod attributes;
 pub mod availability;
 pub mod discovery;
 pub mod duration;
+pub mod election;
 pub mod endpoints;
 pub mod expiry;
 pub mod fault;

@@ -102,7 +102,8 @@ impl Connection {
                 body.set_observer(receiver);
             }
         }
-        let identity = &self.proxy.auth.identity_headers;
+        let trust = self.proxy.auth.trust.load();
+        let identity = &trust.identity_headers;
         let trace = outcome.begin_call(parts, to.service);
         let make = || {
             let mut headers =

@@ -213,9 +213,10 @@ impl Proxy {
             objects: own(OWN_GROUP, OWN_VERSION, "apiservices"),
             pages: own("", "", ""),
         };
-        let identity = Arc::clone(&auth.identity_headers);
-        let filter: TrailerFilter =
-            Arc::new(move |trailers| headers::trailers_for_backend(&trailers, &identity));
+        let trust = auth.trust.clone();
+        let filter: TrailerFilter = Arc::new(move |trailers| {
+            headers::trailers_for_backend(&trailers, &trust.load().identity_headers)
+        });
         Arc::new(Self {
             admission: Admission::new(&config, metrics),
             config,

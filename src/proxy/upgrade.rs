@@ -126,7 +126,8 @@ impl Connection {
 
     /// The headers of any request, with those of the upgrade.
     fn headers(&self, told: &Told<'_>, parts: &Parts, audit_id: &HeaderValue) -> HeaderMap {
-        let identity = &self.proxy.auth.identity_headers;
+        let trust = self.proxy.auth.trust.load();
+        let identity = &trust.identity_headers;
         let mut to = headers::for_backend(parts, told, identity, &self.client, audit_id);
         to.insert(CONNECTION, UPGRADE_LISTED);
         for protocols in parts.headers.get_all(UPGRADE) {

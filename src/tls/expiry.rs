@@ -18,7 +18,7 @@ use crate::runtime::telemetry::Metrics;
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Certificates in a file that belong together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Watched {
     /// What they are for, in a word: `serving`, `sni/0`, `client-ca`; the metric's label.
     pub name: String,

@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod client_chain;
+pub mod cluster_trust;
 pub mod examine;
 pub mod expiry;
 pub mod pki;

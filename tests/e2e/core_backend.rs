@@ -1,7 +1,7 @@
 //! A backend that plays kube-apiserver: it says whom it takes its callers for, switches protocols,
 //! and tells what it received, with the certificate that was shown to it.
 
-use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::backend::{Backend, HTTP2, Sent, State, answer, full, told};
+use crate::cluster::Cluster;
 use crate::pki::{Leaf, PKI};
 use crate::rig::{Rig, Setup, eventually};
 
@@ -56,12 +57,22 @@ pub(crate) enum Manner {
 /// The core.
 pub(crate) struct Core {
     pub(crate) backend: Backend,
+    /// Its objects.
+    pub(crate) cluster: Cluster,
     manner: Arc<Mutex<Manner>>,
     reviews: Reviews,
 }
 
 /// Each with the Authorization header that it came with.
 type Reviews = Arc<Mutex<Vec<Value>>>;
+
+/// What the core answers by.
+#[derive(Clone)]
+struct Scripted {
+    manner: Arc<Mutex<Manner>>,
+    cluster: Cluster,
+    reviews: Reviews,
+}
 
 impl Core {
     pub(crate) fn start(manner: Manner) -> Self {
@@ -71,14 +82,15 @@ impl Core {
     /// With a certificate for this name or address.
     pub(crate) fn start_as(manner: Manner, name: &str) -> Self {
         let manner = Arc::new(Mutex::new(manner));
-        let reviews = Reviews::default();
-        let serving = (Arc::clone(&manner), Arc::clone(&reviews));
+        let scripted = Scripted { manner, cluster: Cluster::new(), reviews: Reviews::default() };
+        let serving = scripted.clone();
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
         let backend = Backend::start_with(config, move |stream, number, state| {
-            let (manner, reviews) = (Arc::clone(&serving.0), Arc::clone(&serving.1));
-            async move { serve(stream, number, state, manner, reviews).await }
+            let serving = serving.clone();
+            async move { serve(stream, number, state, serving).await }
         });
-        Self { backend, manner, reviews }
+        let Scripted { manner, cluster, reviews } = scripted;
+        Self { backend, cluster, manner, reviews }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -186,25 +198,26 @@ fn tls(pair: &PemPair) -> ServerConfig {
     config
 }
 
-async fn serve(
-    stream: TlsStream<TcpStream>,
-    number: usize,
-    state: Arc<State>,
-    manner: Arc<Mutex<Manner>>,
-    reviews: Reviews,
-) {
+async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, scripted: Scripted) {
     let certificate = common_name(&stream);
-    let now = *manner.lock().unwrap();
+    let now = *scripted.manner.lock().unwrap();
     if now == Manner::Hangs {
         return;
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let reviews = Arc::clone(&reviews);
+        let Scripted { manner, cluster, reviews } = scripted.clone();
         let manner = *manner.lock().unwrap();
         async move {
+            if manner == Manner::Hangs {
+                // Ends connections that were open before, too.
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
             if request.uri().path() == REVIEWS {
                 return Ok(review(manner, &certificate, request).await);
+            }
+            if Cluster::concerns(&request) {
+                return Ok(cluster.answer(request).await);
             }
             if DELEGATED.contains(&request.uri().path()) {
                 return Ok(delegated(&reviews, request).await);
@@ -214,7 +227,7 @@ async fn serve(
             if request.headers().contains_key("upgrade") {
                 return Ok(switch(&state, number, request).await);
             }
-            Ok::<_, Infallible>(answer(&state, number, request).await)
+            Ok::<_, io::Error>(answer(&state, number, request).await)
         }
     });
     let http = auto::Builder::new(TokioExecutor::new());

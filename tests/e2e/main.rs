@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod core_backend;
 mod discovery_backend;
 mod http1_client;
@@ -29,6 +30,7 @@ mod bench;
 mod bench_fleet;
 mod core;
 mod core_reviews;
+mod core_watches;
 mod core_ways;
 mod deadlines;
 mod discovery;

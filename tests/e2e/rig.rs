@@ -99,6 +99,12 @@ impl Setup {
         self
     }
 
+    /// Without a flag that all have.
+    pub(crate) fn without(mut self, flag: &str) -> Self {
+        self.arguments.retain(|argument| !argument.starts_with(&format!("--{flag}=")));
+        self
+    }
+
     /// The flags as they stand, for a program in a process of its own.
     pub(crate) fn flags(&self) -> &[String] {
         self.arguments.get(1..).unwrap_or_default()

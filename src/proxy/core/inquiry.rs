@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::{Core, RemoteRoute, Standing, UpstreamIdentity};
-use crate::auth::Caller;
+use crate::auth::{Caller, Trust};
 use crate::model::fault::{Fault, Hop};
 use crate::model::user::{GROUP_AUTHENTICATED, User};
-use crate::runtime::snapshot::Publisher;
+use crate::runtime::snapshot::{Publisher, View};
 use crate::upstream::{ApiServer, Pool, Upstream};
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -41,6 +41,8 @@ pub struct Inquiry {
     standing: Publisher<Standing>,
     takes_remotes: Arc<AtomicBool>,
     doubt: Arc<Notify>,
+    /// Whether extension API servers believe portico; none until portico runs.
+    trust: Option<View<Trust>>,
 }
 
 /// What an answer means.
@@ -68,6 +70,7 @@ impl Inquiry {
             standing,
             takes_remotes: Arc::clone(&core.takes_remotes),
             doubt: Arc::clone(&core.doubt),
+            trust: None,
         };
         // What needs no question is in force before the first request.
         match (identity, &inquiry.front_proxy) {
@@ -88,14 +91,28 @@ impl Inquiry {
         inquiry
     }
 
-    /// Asks over `pool`, which must be of the calling thread, until portico ends.
-    pub async fn run(self, pool: Arc<Pool>) {
+    /// Asks over `pool`, which must be of the calling thread, until portico ends; `trust` says whether
+    /// extension API servers believe portico.
+    pub async fn run(mut self, pool: Arc<Pool>, mut trust: View<Trust>) {
+        self.trust = Some(trust.clone());
+        let follow = async {
+            loop {
+                self.route_remotes();
+                if !trust.changed().await {
+                    return;
+                }
+            }
+        };
+        tokio::join!(follow, self.ask_on(&pool));
+    }
+
+    async fn ask_on(&self, pool: &Arc<Pool>) {
         let Some(front_proxy) = &self.front_proxy else { return };
         if self.identity != UpstreamIdentity::Auto {
             return;
         }
         loop {
-            let pause = self.ask(&pool, front_proxy).await;
+            let pause = self.ask(pool, front_proxy).await;
             sleep(RETRY_INTERVAL).await;
             match pause {
                 None => self.doubt.notified().await,
@@ -165,20 +182,37 @@ impl Inquiry {
         if *self.standing.current() == standing {
             return;
         }
-        let believed = standing == Standing::FrontProxy;
-        let through_core = match self.remote_route {
-            RemoteRoute::Auto => !believed,
-            RemoteRoute::Direct => false,
-            RemoteRoute::Core => true,
-        };
+        let through_core = self.through_core(&standing);
         tracing::info!(
-            upstream_identity = if believed { "front-proxy" } else { "impersonate" },
+            upstream_identity =
+                if standing == Standing::FrontProxy { "front-proxy" } else { "impersonate" },
             remote_route = if through_core { "core" } else { "direct" },
             reason,
             "way to the core in force"
         );
         self.takes_remotes.store(through_core, Ordering::Relaxed);
         self.standing.publish(standing);
+    }
+
+    /// Looks again which way requests for extension API servers go.
+    fn route_remotes(&self) {
+        let through_core = self.through_core(&self.standing.current());
+        if self.takes_remotes.swap(through_core, Ordering::Relaxed) != through_core {
+            let remote_route = if through_core { "core" } else { "direct" };
+            tracing::info!(remote_route, "way to extension api servers in force");
+        }
+    }
+
+    fn through_core(&self, standing: &Standing) -> bool {
+        // They read in the ConfigMap whom to believe, and kube-apiserver in its flags.
+        let believed = || self.trust.as_ref()?.load().believes_portico;
+        match self.remote_route {
+            RemoteRoute::Auto => {
+                believed().map_or(*standing == Standing::Impersonate, |believed| !believed)
+            }
+            RemoteRoute::Direct => false,
+            RemoteRoute::Core => true,
+        }
     }
 }
 

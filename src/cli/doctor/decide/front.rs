@@ -183,8 +183,8 @@ fn extension_servers(facts: &FrontFacts) -> Finding {
         .authorities
         .iter()
         .map(|one| format!("in the ConfigMap: {}", one.as_authority(facts.now)));
-    let through = "Send their requests through kube-apiserver (`--remote-route=core`), or \
-        add its authority to `requestheader-client-ca-file` of the ConfigMap.";
+    let through = "Send their requests through kube-apiserver (`--remote-route=core`), or have \
+        portico add its authority to the ConfigMap (`--publish-front-proxy-ca`).";
     let vouched = matches!(identity.vouched, Some(Ok(())));
     if !vouched || !allowed(trust, name) {
         let text = "extension servers would not believe portico";

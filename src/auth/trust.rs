@@ -1,0 +1,231 @@
+//! Who vouches for callers, as the flags and the cluster say: one snapshot of all of it.
+//!
+//! What a flag says wins over the cluster, as with an extension API server's delegating options
+//! (`apiserver/pkg/server/options/authentication.go:ApplyTo`): the authorities of clients by
+//! themselves, and the authorities of front proxies together with their names and headers.
+
+use std::sync::Arc;
+
+use super::{Config, IdentityHeaders, RequestHeaderConfig};
+use crate::runtime::snapshot::{Publisher, View};
+use crate::tls::client_chain::ClientAuthority;
+use crate::tls::cluster_trust::{Authorities, Belief, ClusterTrust};
+use crate::tls::{TlsError, read_certificates};
+
+/// Who vouches for callers; replaced as a whole when something of it changes.
+#[derive(Debug)]
+pub struct Trust {
+    /// Grows with every change; verdicts of an older generation are judged anew.
+    pub generation: u64,
+    /// True while the cluster has not said yet whom it believes: who is not known may be known then.
+    pub is_pending: bool,
+    /// Vouches for client certificates.
+    pub client: Option<Arc<ClientAuthority>>,
+    /// Vouches for front proxies.
+    pub request_header: Option<Arc<ClientAuthority>>,
+    /// Which front proxies are believed, and the headers by which they say who is calling.
+    pub front_proxies: Arc<RequestHeaderConfig>,
+    /// Which headers carry identity.
+    pub identity_headers: IdentityHeaders,
+    /// Whether extension API servers believe portico's own certificate about callers; none where the
+    /// cluster does not say.
+    pub believes_portico: Option<bool>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        let front_proxies = Arc::<RequestHeaderConfig>::default();
+        Self {
+            generation: 0,
+            is_pending: false,
+            client: None,
+            request_header: None,
+            identity_headers: IdentityHeaders::new(&front_proxies),
+            front_proxies,
+            believes_portico: None,
+        }
+    }
+}
+
+/// What the flags say, which does not change.
+#[derive(Clone, Debug)]
+pub struct GivenTrust {
+    client: Option<Arc<ClientAuthority>>,
+    request_header: Option<Arc<ClientAuthority>>,
+    front_proxies: Arc<RequestHeaderConfig>,
+}
+
+impl GivenTrust {
+    /// Reads the files that the flags name.
+    pub fn read(config: &Config) -> Result<Self, TlsError> {
+        let authority = |file: &Option<std::path::PathBuf>| {
+            let read = |path: &std::path::PathBuf| {
+                ClientAuthority::new(&path.display().to_string(), read_certificates(path)?)
+            };
+            file.as_ref().map(|path| read(path).map(Arc::new)).transpose()
+        };
+        Ok(Self {
+            client: authority(&config.client_ca_file)?,
+            request_header: authority(&config.requestheader_client_ca_file)?,
+            front_proxies: Arc::new(config.request_header.clone()),
+        })
+    }
+
+    /// True when the cluster has nothing to add.
+    fn is_all(&self) -> bool {
+        self.client.is_some() && self.request_header.is_some()
+    }
+
+    /// What counts, with what the cluster says; none when there is no cluster.
+    pub fn trust(&self, cluster: Option<&ClusterTrust>, generation: u64) -> Trust {
+        let said = |authorities: &Authorities| Arc::clone(&authorities.authority);
+        let client = self.client.clone();
+        let (request_header, front_proxies) = match (&self.request_header, cluster) {
+            (None, Some(cluster)) if cluster.request_header.is_some() => {
+                (cluster.request_header.as_ref().map(said), published(cluster))
+            }
+            (given, _) => (given.clone(), Arc::clone(&self.front_proxies)),
+        };
+        Trust {
+            generation,
+            is_pending: !self.is_all() && cluster.is_some_and(|cluster| !cluster.known),
+            client: client.or_else(|| cluster?.client.as_ref().map(said)),
+            request_header,
+            identity_headers: IdentityHeaders::new(&front_proxies),
+            front_proxies,
+            believes_portico: cluster.and_then(believes_portico),
+        }
+    }
+}
+
+fn believes_portico(cluster: &ClusterTrust) -> Option<bool> {
+    match cluster.believes_portico {
+        Belief::Believed => Some(true),
+        Belief::Refused(_) if cluster.request_header.is_some() => Some(false),
+        // It may have been read by nobody yet.
+        Belief::Refused(_) | Belief::Unknown => None,
+    }
+}
+
+fn published(cluster: &ClusterTrust) -> Arc<RequestHeaderConfig> {
+    let said = cluster.front_proxies.clone();
+    Arc::new(RequestHeaderConfig {
+        allowed_names: said.allowed_names,
+        username_headers: said.username_headers,
+        uid_headers: said.uid_headers,
+        group_headers: said.group_headers,
+        extra_prefixes: said.extra_prefixes,
+    })
+}
+
+/// Publishes a new generation whenever the cluster says something else; ends with who says it.
+pub async fn follow(
+    given: GivenTrust,
+    mut cluster: View<ClusterTrust>,
+    publisher: Publisher<Trust>,
+) {
+    loop {
+        let next = given.trust(Some(&cluster.load()), publisher.current().generation + 1);
+        if !is_same(&next, &publisher.current()) {
+            publisher.publish(next);
+        }
+        if !cluster.changed().await {
+            return;
+        }
+    }
+}
+
+/// Authorities are the same only when they are the very same: what is read again unchanged stays
+/// what it was.
+fn is_same(one: &Trust, other: &Trust) -> bool {
+    let same = |one: &Option<Arc<ClientAuthority>>, other: &Option<Arc<ClientAuthority>>| {
+        one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
+    };
+    (one.is_pending, one.believes_portico) == (other.is_pending, other.believes_portico)
+        && same(&one.client, &other.client)
+        && same(&one.request_header, &other.request_header)
+        && one.front_proxies == other.front_proxies
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rustls_pki_types::UnixTime;
+
+    use super::*;
+    use crate::runtime::tasks::spawn_owned;
+    use crate::tls::certificates;
+    use crate::tls::pki::Authority;
+
+    fn authority(name: &str) -> (String, Arc<ClientAuthority>) {
+        let pem = Authority::new(name).unwrap().certificate();
+        let roots = certificates(name, pem.as_bytes()).unwrap();
+        (pem, Arc::new(ClientAuthority::new(name, roots).unwrap()))
+    }
+
+    fn given(client: bool, request_header: bool) -> GivenTrust {
+        let one = |is_given: bool| is_given.then(|| authority("given").1);
+        GivenTrust {
+            client: one(client),
+            request_header: one(request_header),
+            front_proxies: Arc::default(),
+        }
+    }
+
+    fn said(client: &str, request_header: &str) -> ClusterTrust {
+        let data = [
+            ("client-ca-file", client),
+            ("requestheader-client-ca-file", request_header),
+            ("requestheader-allowed-names", "[\"front\"]"),
+            ("requestheader-username-headers", "[\"X-Who\"]"),
+        ];
+        let data: BTreeMap<String, String> =
+            data.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        ClusterTrust::default().read(&data, &[], UnixTime::now()).0
+    }
+
+    #[test]
+    fn what_a_flag_says_wins_and_the_cluster_says_the_rest() {
+        let (pem, _) = authority("cluster");
+        let cluster = said(&pem, &pem);
+        let is_given = |trust: &Option<Arc<ClientAuthority>>, given: &Option<_>| {
+            trust.as_ref().map(Arc::as_ptr) == given.as_ref().map(Arc::as_ptr)
+        };
+        for (client, request_header) in [(false, false), (true, false), (false, true), (true, true)]
+        {
+            let given = given(client, request_header);
+            let trust = given.trust(Some(&cluster), 1);
+            assert!(trust.client.is_some() && trust.request_header.is_some());
+            assert_eq!(is_given(&trust.client, &given.client), client);
+            assert_eq!(is_given(&trust.request_header, &given.request_header), request_header);
+            assert_eq!(trust.front_proxies.allowed_names.is_empty(), request_header);
+            assert_eq!(trust.identity_headers.contains("x-who"), !request_header);
+            assert!(!trust.is_pending);
+            let waiting = given.trust(Some(&ClusterTrust::default()), 1);
+            assert_eq!(waiting.is_pending, !(client && request_header));
+        }
+    }
+
+    #[test]
+    fn a_cluster_without_front_proxies_leaves_the_flags_headers() {
+        let (pem, _) = authority("cluster");
+        let trust = given(false, false).trust(Some(&said(&pem, "")), 1);
+        assert!(trust.request_header.is_none());
+        assert_eq!(*trust.front_proxies, RequestHeaderConfig::default());
+    }
+
+    #[tokio::test]
+    async fn only_what_changes_something_is_a_new_generation() {
+        let (one, two) = (authority("one").0, authority("two").0);
+        let given = given(false, false);
+        let (cluster, view) = Publisher::new(said(&one, &one));
+        let (publisher, mut trust) = Publisher::new(given.trust(Some(&view.load()), 0));
+        let _task = spawn_owned("trust", follow(given, view, publisher));
+        let again = ClusterTrust { data: BTreeMap::new(), ..(*cluster.current()).clone() };
+        cluster.publish(again);
+        cluster.publish(said(&two, &one));
+        assert!(trust.changed().await);
+        assert_eq!(trust.load().generation, 1);
+    }
+}

@@ -1,0 +1,211 @@
+//! What the cluster said last, kept across restarts in one file, for a start while the core API server
+//! does not answer.
+//!
+//! The file is written whole or not at all, and only its owner can read it. Everything here blocks.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Object;
+
+/// The file within the data directory.
+const FILE: &str = "cluster.json";
+/// How the file is called while it is being written.
+const PARTIAL: &str = ".cluster.json.partial";
+/// How the file is written; one of another format is left out.
+const FORMAT: u64 = 1;
+/// The largest file, in bytes: some 100,000 objects.
+const FILE_BYTES_MAX: usize = 64 << 20;
+
+/// What a cluster said last.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    /// The objects as they were in the store.
+    pub(super) objects: Vec<Object>,
+    /// The data of the ConfigMap that says whom the cluster believes, if it was read.
+    pub(super) trust: BTreeMap<String, String>,
+}
+
+/// The file's contents.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Contents {
+    format: u64,
+    /// The server's URL, lest another cluster's objects be taken for this one's.
+    server: String,
+    api_services: Vec<APIService>,
+    services: Vec<Service>,
+    endpoint_slices: Vec<EndpointSlice>,
+    trust: BTreeMap<String, String>,
+}
+
+/// Read before the rest, which another format may have otherwise.
+#[derive(Deserialize)]
+struct Head {
+    format: u64,
+}
+
+/// The file; one program at a time uses it.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    directory: PathBuf,
+    server: String,
+}
+
+impl Kept {
+    /// Makes the data directory if need be; `server` tells one cluster from another.
+    pub(super) fn open(directory: &Path, server: &str) -> io::Result<Self> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| at(directory, &error))?;
+        Ok(Self { directory: directory.to_owned(), server: server.to_owned() })
+    }
+
+    /// What was kept of this cluster; what cannot be read is reported.
+    pub(super) fn load(&self) -> Option<State> {
+        let path = self.directory.join(FILE);
+        match self.read(&path) {
+            Ok(state) => Some(state),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "kept cluster state not used");
+                None
+            }
+        }
+    }
+
+    fn read(&self, path: &Path) -> io::Result<State> {
+        // Looked at first, since opening a pipe would wait for who writes to it.
+        if !fs::symlink_metadata(path)?.is_file() {
+            return Err(invalid("not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
+        File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() > FILE_BYTES_MAX {
+            return Err(invalid(format!("larger than {FILE_BYTES_MAX} bytes")));
+        }
+        let head: Head = serde_json::from_slice(&bytes)?;
+        if head.format != FORMAT {
+            return Err(invalid(format!("of format {}, not {FORMAT}", head.format)));
+        }
+        let contents: Contents = serde_json::from_slice(&bytes)?;
+        if contents.server != self.server {
+            return Err(invalid(format!("that of {}, not of {}", contents.server, self.server)));
+        }
+        let mut objects = Vec::new();
+        let put = |object| Object::ApiService(Box::new(object));
+        objects.extend(contents.api_services.into_iter().map(put));
+        let put = |object| Object::Service(Box::new(object));
+        objects.extend(contents.services.into_iter().map(put));
+        let put = |object| Object::EndpointSlice(Box::new(object));
+        objects.extend(contents.endpoint_slices.into_iter().map(put));
+        Ok(State { objects, trust: contents.trust })
+    }
+
+    /// Keeps this instead of what was kept before.
+    pub(super) fn save(&self, state: State) -> io::Result<()> {
+        let mut contents = Contents {
+            format: FORMAT,
+            server: self.server.clone(),
+            api_services: Vec::new(),
+            services: Vec::new(),
+            endpoint_slices: Vec::new(),
+            trust: state.trust,
+        };
+        for object in state.objects {
+            match object {
+                Object::ApiService(object) => contents.api_services.push(*object),
+                Object::Service(object) => contents.services.push(*object),
+                Object::EndpointSlice(object) => contents.endpoint_slices.push(*object),
+                // None is watched.
+                Object::Endpoints(_) => {}
+            }
+        }
+        let (path, partial) = (self.directory.join(FILE), self.directory.join(PARTIAL));
+        let save = || {
+            let bytes = serde_json::to_vec(&contents)?;
+            if bytes.len() > FILE_BYTES_MAX {
+                return Err(invalid(format!("larger than {FILE_BYTES_MAX} bytes")));
+            }
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            // Not followed by a sync of the directory: after a crash either file will do.
+            fs::rename(&partial, &path)
+        };
+        save().map_err(|error| at(&path, &error))
+    }
+}
+
+fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn state() -> State {
+        let api_service = json!({"metadata": {"name": "v1.g"}, "spec": {"group": "g",
+            "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "Yg=="}});
+        let service = json!({"metadata": {"namespace": "n", "name": "s"}});
+        let slice = json!({"metadata": {"namespace": "n", "name": "s-1"}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.0.0.1"]}]});
+        State {
+            objects: vec![
+                Object::ApiService(serde_json::from_value(api_service).unwrap()),
+                Object::Service(serde_json::from_value(service).unwrap()),
+                Object::EndpointSlice(serde_json::from_value(slice).unwrap()),
+            ],
+            trust: [("client-ca-file".to_owned(), "pem".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_for_the_same_cluster_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |server| Kept::open(&directory.path().join("data"), server).unwrap();
+        let kept = open("https://one");
+        assert!(kept.load().is_none());
+        kept.save(state()).unwrap();
+        kept.save(state()).unwrap();
+        let loaded = kept.load().unwrap();
+        assert_eq!((loaded.objects, loaded.trust), (state().objects, state().trust));
+        assert!(open("https://two").load().is_none());
+        let names = fs::read_dir(directory.path().join("data")).unwrap();
+        assert_eq!(names.count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = Kept::open(directory.path(), "s").unwrap();
+        for text in ["", "{", "{\"format\": 2}", "{\"format\": 1}", "[]"] {
+            fs::write(directory.path().join(FILE), text).unwrap();
+            assert!(kept.load().is_none(), "{text}");
+        }
+        fs::remove_file(directory.path().join(FILE)).unwrap();
+        fs::create_dir(directory.path().join(FILE)).unwrap();
+        assert!(kept.load().is_none());
+        assert!(kept.save(state()).is_err());
+    }
+}

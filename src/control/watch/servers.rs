@@ -1,0 +1,71 @@
+//! The cluster's API servers as portico asks them about the cluster, each with a client of its own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use kube::Client;
+use kube::api::Api;
+use tokio::sync::Notify;
+
+use super::pace::Pace;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The servers of one cluster, at least one.
+#[derive(Clone)]
+pub struct Servers {
+    clients: Vec<Client>,
+    url: String,
+    /// Tells all watches that one got through again.
+    back: Arc<Notify>,
+}
+
+/// What one watch asks, and when.
+pub(super) struct Watched<K> {
+    /// The same of each server.
+    pub(super) apis: Vec<Api<K>>,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Servers({} and {} more)", self.url, self.clients.len().saturating_sub(1))
+    }
+}
+
+impl Servers {
+    /// The server of `config`, and `others` where portico is known by the same credentials.
+    pub fn new(config: &kube::Config, others: &[Uri]) -> Result<Self, kube::Error> {
+        let client = |url: &Uri| {
+            let mut config = config.clone();
+            config.cluster_url = url.clone();
+            config.connect_timeout = Some(CONNECT_TIMEOUT);
+            // Whoever asks tries again itself, and says so.
+            config.default_retry = false;
+            Client::try_from(config)
+        };
+        let urls = std::iter::once(&config.cluster_url)
+            .chain(others.iter().filter(|url| **url != config.cluster_url));
+        let clients = urls.map(client).collect::<Result<_, _>>()?;
+        Ok(Self { clients, url: config.cluster_url.to_string(), back: Arc::default() })
+    }
+
+    /// The URL of the first, which tells one cluster from another.
+    pub(in crate::control) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The same of each server.
+    pub(in crate::control) fn each<T>(&self, make: impl Fn(Client) -> T) -> Vec<T> {
+        self.clients.iter().cloned().map(make).collect()
+    }
+
+    /// The same of each server, for one watch.
+    pub(super) fn watched<K>(&self, make: impl Fn(Client) -> Api<K>) -> Watched<K> {
+        let pace = Pace::new(Arc::clone(&self.back));
+        Watched { apis: self.each(|client| make(pace.applied(client))), pace }
+    }
+}
