@@ -209,7 +209,8 @@ async fn what_was_seen_last_is_routed_by_after_a_restart_while_the_core_is_gone(
     let authority = PKI.authority.certificate();
     core.cluster.trust(&[(CLIENT_CA, &authority)]);
     let direct = "--remote-route=direct";
-    let rig = core.portico(trusting(core.setup(&token())).flag(direct)).await;
+    let allowing = "--authorization-mode=AlwaysAllow";
+    let rig = core.portico(trusting(core.setup(&token())).flag(direct).flag(allowing)).await;
     await_direct(&rig, &path("two", "things"), &two).await;
     let file = data.path().join("cluster.json");
     eventually("the state is kept", async || {
@@ -219,7 +220,7 @@ async fn what_was_seen_last_is_routed_by_after_a_restart_while_the_core_is_gone(
     rig.stop().await;
     core.set(Manner::Hangs);
     core.cluster.cut();
-    let rig = trusting(core.setup(&token())).flag(direct).launch();
+    let rig = trusting(core.setup(&token())).flag(direct).flag(allowing).launch();
     let mut client = rig.alice(Protocol::Http2).await;
     eventually("routed by what was kept", async || {
         client.get(&path("two", "things")).await.status == 200
