@@ -7,6 +7,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "what a test relies on it may take for granted, and to panic is how it fails"
 )]
 
@@ -64,7 +65,7 @@ struct Line {
 fn config(pod: &Value) -> Config {
     let mut arguments = arguments(pod);
     assert_eq!(arguments[0], "run");
-    arguments[0] = "portico run".to_owned();
+    "portico run".clone_into(&mut arguments[0]);
     let line = Line::command().try_get_matches_from(arguments);
     Settings::load(&line.unwrap(), None).unwrap().config
 }
@@ -186,7 +187,7 @@ fn named(text: &str) -> Vec<(String, Vec<String>)> {
     let mut found = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find(is_word) {
-        let word = &rest[start..];
+        let (_, word) = rest.split_at(start);
         let end = word.find(|letter| !is_word(letter)).unwrap_or(word.len());
         let (name, behind) = word.split_at(end);
         rest = behind;
