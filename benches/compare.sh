@@ -9,7 +9,8 @@
 # PORTICO_PEERS_CACHE  where its setup.sh has built it (default: ~/.cache/portico-peers)
 # PORTICO              the program to measure (default: the release build, made here)
 # NAMES                who takes part, the first is the unit (default: all that are there); `hyper,portico` is the least;
-#                      `portico-log` is portico with an access log, `direct` the backend without a proxy
+#                      `portico-log` is portico with an access log, `direct` the backend without a proxy;
+#                      `kube-apiserver,portico-core` compares kube-apiserver with portico in front of it (benches/core.sh)
 # TESTS REPS SCALE     what is run, how often, how long (default: all of benches/README.md's first rows; 5; 1)
 # MEMORY_REPS          how often memory is measured, each time in a new process (default 3)
 # LIMIT_SECS           each group of tests is stopped after this (default 1800)
@@ -45,7 +46,7 @@ names=${names// /,} tests=${tests// /,}
 
 # The kit's ports, fixed in its configurations; the second portico's is ours.
 declare -A ports=([hyper]=9610 [raw]=9630 [nginx]=9611 [haproxy-h2]=9612 [haproxy-h1]=9613 [envoy]=9614 [go]=9615
-  [direct]=9444 [portico]=9640 [portico-log]=9641)
+  [direct]=9444 [portico]=9640 [portico-log]=9641 [portico-core]=9642 [kube-apiserver]=26443)
 backend_port=9443
 # A datagram to it makes the backend send one event to each watch.
 events_port=9445
@@ -54,6 +55,9 @@ small=/apis/bench.example.com/v1/small
 start_limit_secs=30
 watches_limit_secs=120
 files_max=20000
+
+# shellcheck source-path=SCRIPTDIR source=core.sh
+source "$root/benches/core.sh"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/portico-compare.XXXXXX")
 declare -A pids=()
@@ -109,6 +113,7 @@ is_there() {
     portico | hyper | direct) true ;; # checked before
     portico-log) [[ $("$portico" run --help) == *--access-log* ]] ;;
     raw) [[ -x $cache/bin/rawproxy ]] ;;
+    kube-apiserver | portico-core) find_core ;;
     nginx) command -v nginx >/dev/null ;;
     haproxy-*) command -v haproxy >/dev/null ;;
     envoy) [[ -x $cache/py/envoy/envoy/_bin/envoy ]] ;;
@@ -240,6 +245,8 @@ start() {
     direct) ;;
     portico) start_portico portico "${2:-$work/manifests}" ;;
     portico-log) start_portico portico-log "$work/manifests" --access-log "$work/access.log" ;;
+    kube-apiserver) start_core ;;
+    portico-core) start_portico_core ;;
     *)
       bash "$cache/start.sh" "$1" </dev/null >/dev/null 2>&1 &
       pids[$1]=$!
@@ -304,13 +311,13 @@ chosen() {
   tr , '\n' <<<"$tests" | grep -E "$1" | paste -sd, || true
 }
 
-# measure TESTS   with all subjects, in the kit's runner. It does not know the second portico, hence the line of Python.
+# measure TESTS   with all subjects, in the kit's runner. It does not know the other porticos, hence the lines of Python.
 measure() {
   local name list status=0
   local -a given=("backend=${pids[backend]}") taking=()
   for name in "${subjects[@]}"; do
     # A handshake is one with a proxy, and an access log has no part in it.
-    [[ $1 == hs_* && ($name == direct || $name == portico-log) ]] || taking+=("$name")
+    [[ $1 == hs_* && ($name == direct || $name == portico-log || $name == portico-core) ]] || taking+=("$name")
     [[ -z ${pids[$name]:-} ]] || given+=("$name=${pids[$name]}")
   done
   list=$(IFS=,; echo "${taking[*]}")
@@ -324,6 +331,7 @@ import runpy, sys
 sys.path.insert(0, '.')
 import lib
 lib.PORTS['portico-log'] = ${ports[portico-log]}
+lib.PORTS['portico-core'] = ${ports[portico-core]}
 runpy.run_path('side.py', run_name='__main__')" \
       "$list" "$reps" "$1" "$work/results.json" "${given[@]}" </dev/null >"$work/side.log" 2>&1
   ) &
@@ -491,6 +499,16 @@ print_table() {
       bound("5 MB list", ratio["large_h2" row], "1.10", times)
       bound("handshake, full", ratio["hs_full" row], "1.10", times)
       bound("handshake, resumed", ratio["hs_resume" row], "1.10", times)
+      if (unit == "kube-apiserver") {
+        row = SUBSEP "portico-core"; times = "CPU / " unit
+        bound("aggregated GET, as many as go", ratio["small_c16m16" row], "0.09", times)
+        bound("aggregated GET, one at a time", ratio["small_c1m1" row], "0.15", times)
+        bound("aggregated GET, 2,000/s", ratio["small_2krps" row], "0.20", times)
+        times = median(p50["small_c1m1" SUBSEP unit], 0)
+        if (times > 0) bound("aggregated GET, unloaded", sprintf("%.2f", median(p50["small_c1m1" row], 0) / times), "0.35", "p50 / " unit)
+        bound("GET of the core", median(memory["core_get" row], 3), "0.15", "portico CPU / " unit)
+        bound("first request after start", median(memory["first_request" row], 0), 300, "ms")
+      }
       bound("idle watch, 100 to a connection", median(memory["watches_20x100" row], 1), 16, "KiB")
       bound("idle watch, a connection each", median(memory["watches_2000x1" row], 1), 42, "KiB")
       bound("10 APIServices, after start", median(memory["idle" row], 1), 12, "MB")
@@ -513,6 +531,11 @@ for group in '^(small|large)_' '^hs_'; do
   list=$(chosen "$group")
   [[ -z $list ]] || measure "$list"
 done
+if [[ " ${subjects[*]} " == *' kube-apiserver '*' portico-core '* ]]; then
+  measure_core_gets
+  measure_core_start
+  tests+=,core_get,first_request
+fi
 measure_memory
 # Round by round the order alternates; by test, as it was asked for, it reads better.
 { for test in ${tests//,/ }; do grep -E "^([0-9]+ $test |$test |ERR [^ ]+ $test |MEM ${test}(_[^ ]*)? )" "$work/all.log" || true; done; } >"$work/rounds.log"

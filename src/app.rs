@@ -102,9 +102,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
+    let core_server = core.as_ref().map(Core::server);
     let (aggregator, documents) = Aggregator::new(
         aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
-        Surroundings::new(&table, &upstreams, &readiness, &metrics),
+        Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
     let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;

@@ -24,7 +24,7 @@ use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{self, Attention, Backend, Pool, Upstream, Upstreams};
+use crate::upstream::{self, ApiServer, Attention, Backend, Pool, Upstream, Upstreams};
 
 /// Servers that are asked at a time.
 const ASKED_MAX: usize = 192;
@@ -84,6 +84,7 @@ pub struct Aggregator {
     /// Held until the servers that are there at the start have answered.
     ready: Option<ReadyGuard>,
     metrics: Arc<Metrics>,
+    core: Option<Arc<ApiServer>>,
 }
 
 /// What the program gives to the loop.
@@ -97,6 +98,8 @@ pub struct Surroundings {
     pub readiness: Readiness,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
+    /// kube-apiserver, whose own groups are among the others in front of it.
+    pub core: Option<Arc<ApiServer>>,
 }
 
 impl Surroundings {
@@ -106,12 +109,14 @@ impl Surroundings {
         upstreams: &Upstreams,
         readiness: &Readiness,
         metrics: &Arc<Metrics>,
+        core: Option<&Arc<ApiServer>>,
     ) -> Self {
         Self {
             table: table.clone(),
             attention: upstreams.attention(),
             readiness: readiness.clone(),
             metrics: Arc::clone(metrics),
+            core: core.cloned(),
         }
     }
 }
@@ -146,17 +151,30 @@ impl Aggregator {
         config: Config,
         surroundings: Surroundings,
     ) -> std::io::Result<(Self, View<Published>)> {
-        let Surroundings { table, attention, readiness, metrics } = surroundings;
+        let Surroundings { table, attention, readiness, metrics, core } = surroundings;
         let (keeper, kept) = match config.data_dir.as_deref().map(Keeper::open).transpose()? {
             Some((keeper, kept)) => (Some(keeper), Some(kept)),
             None => (None, None),
         };
         let assembly = Assembly::new();
         let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
+        if let Some(core) = &core {
+            known.ask_core(Arc::clone(&core.upstream().backend));
+        }
         let (publisher, documents) = Publisher::new(known.publish());
         let ready = Some(readiness.wait_for("apiservice-discovery-controller"));
-        let aggregator =
-            Self { config, table, publisher, known, attention, keeper, readiness, ready, metrics };
+        let aggregator = Self {
+            config,
+            table,
+            publisher,
+            known,
+            attention,
+            keeper,
+            readiness,
+            ready,
+            metrics,
+            core,
+        };
         Ok((aggregator, documents))
     }
 
@@ -168,7 +186,7 @@ impl Aggregator {
         let pool = Pool::new(upstream::Config { idle_timeout: CONNECTION_IDLE, ..upstream });
         let (events, mut happened) = mpsc::channel(EVENTS_MAX);
         let mut asking = Asking {
-            fetcher: Arc::new(Fetcher::new(pool, self.config.timeout)),
+            fetcher: Arc::new(Fetcher::new(pool, self.config.timeout, self.core.take())),
             well: Arc::new(Semaphore::new(ASKED_MAX)),
             failing: Arc::new(Semaphore::new(FAILING_ASKED_MAX)),
             events,

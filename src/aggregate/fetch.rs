@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT,
+};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, response};
 use http_body_util::BodyExt as _;
@@ -28,8 +30,10 @@ use crate::model::discovery::legacy::ApiResource;
 use crate::model::discovery::parse::{self, AGGREGATED_BYTES_MAX, LEGACY_BYTES_MAX};
 use crate::model::fault::{Fault, Hop};
 use crate::model::routing_table::Entry;
-use crate::upstream::{Backend, Class, Outgoing, Pool, Progress, Upstream};
+use crate::upstream::{ApiServer, Backend, Class, Outgoing, Pool, Progress, Upstream};
 
+const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
+const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 /// Who asks, as upstream does: a lesser identity gets 500 from every server while the core API
 /// server is down.
 const USER: HeaderValue = HeaderValue::from_static("system:kube-aggregator");
@@ -56,6 +60,8 @@ const READING_STEP: usize = 64 * 1024;
 pub(super) struct Fetcher {
     pool: Arc<Pool>,
     timeout: Duration,
+    /// Is asked by portico itself, not on behalf of the aggregator.
+    core: Option<Arc<ApiServer>>,
     /// In steps of [`READING_STEP`].
     reading: Semaphore,
     /// Turns to read on other threads.
@@ -105,9 +111,10 @@ struct Document<'a> {
 impl Fetcher {
     /// Asks over `pool`, which must be of the calling thread; `timeout` is for all that one server
     /// is asked until its versions are known.
-    pub(super) fn new(pool: Arc<Pool>, timeout: Duration) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, timeout: Duration, core: Option<Arc<ApiServer>>) -> Self {
         let steps = READING_BYTES_MAX.div_ceil(READING_STEP);
-        Self { pool, timeout, reading: Semaphore::new(steps), readers: Semaphore::new(READERS_MAX) }
+        let (reading, readers) = (Semaphore::new(steps), Semaphore::new(READERS_MAX));
+        Self { pool, timeout, core, reading, readers }
     }
 
     /// What the server has for these versions; `etag` is that of the document known already.
@@ -228,7 +235,16 @@ impl Fetcher {
         etag: Option<&HeaderValue>,
         (bytes_max, deadline): (usize, Instant),
     ) -> Result<Document<'_>, Fault> {
-        let headers = || request_headers(&accept, etag);
+        let core = self.core.as_ref();
+        let core = core.filter(|core| Arc::ptr_eq(&core.upstream().backend, backend));
+        let headers = || {
+            let mut headers = request_headers(&accept, etag);
+            match core {
+                Some(core) => headers.extend(core.authorization().map(|it| (AUTHORIZATION, it))),
+                None => headers.extend([(REMOTE_USER, USER), (REMOTE_GROUP, GROUP)]),
+            }
+            headers
+        };
         let progress = Progress::default();
         let request =
             Outgoing { method: &Method::GET, path, headers: &headers, progress: &progress };
@@ -332,8 +348,6 @@ fn request_headers(accept: &HeaderValue, etag: Option<&HeaderValue>) -> HeaderMa
     let mut headers = HeaderMap::with_capacity(6);
     headers.insert(ACCEPT, accept.clone());
     headers.insert(USER_AGENT, AGENT);
-    headers.insert(HeaderName::from_static("x-remote-user"), USER);
-    headers.insert(HeaderName::from_static("x-remote-group"), GROUP);
     if let Some(etag) = etag {
         headers.insert(IF_NONE_MATCH, etag.clone());
     }

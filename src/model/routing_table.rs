@@ -207,10 +207,11 @@ impl<B> RoutingTable<B> {
 
     /// In front of kube-apiserver, everything is its own that no extension API server serves, but for
     /// the pages that tell about portico. What is not known to be an extension API server's yet goes
-    /// there too: kube-apiserver knows the way.
+    /// there too, and who asks for all groups then: kube-apiserver knows the way.
     fn is_the_cores(&self, route: &Route<B>) -> bool {
         match route {
-            Route::Remote(_) | Route::Documents(Document::Groups) => false,
+            Route::Remote(_) => false,
+            Route::Documents(Document::Groups) => !self.complete,
             Route::Documents(Document::Group(name)) => !self.has_remote(name),
             Route::Documents(Document::Core) => !self.has_remote(""),
             Route::Own(page) => matches!(page, Page::Version | Page::OpenApiV2),
@@ -438,7 +439,8 @@ mod tests {
             }
             check(&table, "/apis/g/v1/things", "v1.g");
             check(&table, "/apis/g", "Documents(Group(\"g\"))");
-            check(&table, "/apis", "Documents(Groups)");
+            let groups = if table.is_complete() { "Documents(Groups)" } else { "Core" };
+            check(&table, "/apis", groups);
             check(&table, "/readyz/x", "Own(Health(Readyz))");
             check(&table, "/metrics", "Own(Metrics)");
             check(&table, "/debug/portico", "Own(Debug)");

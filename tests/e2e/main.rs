@@ -15,6 +15,7 @@ mod backend;
 mod client;
 mod cluster;
 mod core_backend;
+mod core_discovery;
 mod discovery_backend;
 mod http1_client;
 mod http2_client;

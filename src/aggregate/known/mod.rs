@@ -5,6 +5,7 @@
 
 mod asked;
 mod awaited;
+mod server;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -19,6 +20,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use self::asked::Asked;
+use self::server::Server;
 use self::version::Version;
 use super::assembly::{Assembly, Entry as ShownEntry, Published, Shown, Source};
 use super::fetch::{Answer, GroupVersion, Learnt};
@@ -27,7 +29,7 @@ use crate::model::discovery::aggregated::Freshness;
 use crate::model::discovery::policy::Showing;
 use crate::model::discovery::schedule::Schedule;
 use crate::model::fault::{Fault, Hop};
-use crate::model::routing_table::{Entry, Route, RoutingTable};
+use crate::model::routing_table::{Entry, RoutingTable};
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::{Backend, Doubt, Upstream};
 
@@ -85,6 +87,8 @@ pub(super) struct Known {
     held: BTreeSet<(u64, GroupVersion)>,
     /// The backend of each version.
     places: HashMap<GroupVersion, BackendKey, FixedState>,
+    /// Serves what no service serves, in front of kube-apiserver.
+    core: Option<Arc<Backend>>,
     /// What was known before the restart, by the APIService's name.
     kept: HashMap<Arc<str>, Record, FixedState>,
     /// What is to be kept from now on; none for what is gone.
@@ -112,6 +116,7 @@ impl Known {
             due: BTreeSet::new(),
             held: BTreeSet::new(),
             places: HashMap::default(),
+            core: None,
             kept: kept.collect(),
             to_keep: BTreeMap::new(),
             keeps,
@@ -122,6 +127,11 @@ impl Known {
     /// Where `/api` is served, as `host:port`.
     pub(super) fn serve_at(&mut self, address: &str) {
         self.assembly.serve_at(address);
+    }
+
+    /// From now on `core` serves what no service serves.
+    pub(super) fn ask_core(&mut self, core: Arc<Backend>) {
+        self.core = Some(core);
     }
 
     /// Takes in what is registered now.
@@ -152,7 +162,7 @@ impl Known {
 
     fn put(&mut self, entry: &Entry<Upstream>, now: Now) {
         let wanted = GroupVersion::of(entry);
-        let Route::Remote(remote) = &*entry.route else {
+        let Some(server) = Server::of(entry, self.core.as_ref()) else {
             self.remove(&wanted);
             let shown = Shown {
                 group_priority: entry.group_priority,
@@ -165,8 +175,7 @@ impl Known {
             self.assembly.set(Source::Remote, &wanted.group, &wanted.version, shown);
             return;
         };
-        let backend = &remote.backend.backend;
-        let key = BackendKey::of(backend);
+        let key = BackendKey::of(&server.backend);
         let before = self.places.insert(wanted.clone(), key);
         let known = match before {
             // The server is not gone meanwhile, though this may be its only version.
@@ -177,16 +186,17 @@ impl Known {
             None => None,
         };
         let mut version =
-            known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&remote.name), remote));
+            known.unwrap_or_else(|| Version::new(&wanted, self.kept.remove(&server.name), &server));
         version.priority_of_group = entry.group_priority;
         version.priority = entry.version_priority;
-        version.policy = remote.discovery;
+        version.policy = server.policy;
         if before != Some(key) {
             // What is kept of it is another server's.
             version.learnt_at = None;
         }
-        version.table_fault.clone_from(&remote.fault);
-        let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(backend)));
+        version.table_fault = server.fault;
+        let backend = server.backend;
+        let asked = self.asked.entry(key).or_insert_with(|| Asked::new(Arc::clone(&backend)));
         asked.versions.insert(wanted.clone(), version);
         if before != Some(key) {
             // The document that is known was read for the other versions only.
@@ -328,7 +338,9 @@ impl Known {
         let failed = asked.take_in(question, answer, now.unix_ms, &self.assembly);
         asked.report(failed.as_ref());
         asked.failures = if failed.is_some() { asked.failures.saturating_add(1) } else { 0 };
-        let mut next = now.instant + self.schedule.pause(asked.failures, fastrand::f64());
+        let is_core = self.core.as_ref().is_some_and(|core| Arc::ptr_eq(core, &asked.backend));
+        let schedule = if is_core { self.schedule.of_core() } else { self.schedule };
+        let mut next = now.instant + schedule.pause(asked.failures, fastrand::f64());
         if let Some(again) = asked.again.take() {
             next = next.min(again.max(now.instant));
         }

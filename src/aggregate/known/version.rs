@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::server::Server;
 use crate::aggregate::fetch::{GroupVersion, Learnt, legacy_of_resources};
 use crate::aggregate::kept::Record;
 use crate::model::discovery::policy::{self, Policy, Showing, WhileDown};
 use crate::model::fault::Fault;
-use crate::model::routing_table::Remote;
-use crate::upstream::{Backend, Upstream};
+use crate::upstream::Backend;
 
 /// How often what does not change is written to disk, for its age, in milliseconds.
 const KEEP_INTERVAL_MS: u64 = 600_000;
@@ -51,12 +51,8 @@ pub(super) struct Legacy {
 
 impl Version {
     /// A version that is new here, with what was kept of it if it is from the same server.
-    pub(super) fn new(
-        wanted: &GroupVersion,
-        kept: Option<Record>,
-        remote: &Remote<Upstream>,
-    ) -> Self {
-        let spec = remote.backend.backend.spec();
+    pub(super) fn new(wanted: &GroupVersion, kept: Option<Record>, server: &Server) -> Self {
+        let spec = server.backend.spec();
         let kept = kept.filter(|record| record.is_of(spec));
         let (parked, legacy, fetched) = match kept {
             Some(record) => (Some(record.resources), record.legacy, Some(record.fetched)),
@@ -67,7 +63,7 @@ impl Version {
         let converted = || parked.as_ref().and_then(|list| legacy_of_resources(wanted, list));
         let legacy = own.or_else(converted).map(|json| Legacy { json, is_own });
         Self {
-            name: Arc::clone(&remote.name),
+            name: Arc::clone(&server.name),
             priority_of_group: 0,
             priority: 0,
             policy: Policy::default(),

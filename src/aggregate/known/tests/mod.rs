@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::model::discovery::policy::{Policy, WhileDown};
 use crate::model::fault::{Hop, ServicePort};
-use crate::model::routing_table::Remote;
+use crate::model::routing_table::{Remote, Route};
 use crate::upstream::{self, BackendSpec, Upstreams};
 
 /// When tests begin, in Unix milliseconds.
