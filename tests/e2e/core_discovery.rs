@@ -53,6 +53,8 @@ async fn the_cores_own_groups_are_among_the_others_in_their_order_and_stay_while
     core.serve("extension.example.com", "v1", &["outdated"]);
     let text = manifest("extension", "", &[extension.address()]);
     let rig = before(&core).manifest("extension.yaml", &text).launch();
+    // Who asks before everything was seen once is answered by the core.
+    rig.await_status("/readyz", 200).await;
     let both = [
         ("apps/v1", "Current deployments"),
         ("batch/v1", "Current jobs"),

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{HTTP2, Listener, Sent};
 use crate::client::{Ask, Protocol};
+use crate::cluster::Cluster;
 use crate::pki::backend_tls;
 use crate::rig::{Rig, Setup, api_service, eventually, service, slices};
 
@@ -105,13 +106,20 @@ impl DiscoveryBackend {
             seen: Vec::new(),
             hanging: 0,
         }));
-        let serving = Arc::clone(&state);
+        // As kube-apiserver it has no objects, which can be watched all the same.
+        let serving = (Arc::clone(&state), Cluster::new());
         let listener = Listener::tls(backend_tls(service, HTTP2), move |stream, _| {
-            let state = Arc::clone(&serving);
+            let serving = serving.clone();
             async move {
                 let service = service_fn(move |request| {
-                    let state = Arc::clone(&state);
-                    async move { Ok::<_, Infallible>(answer(&state, request).await) }
+                    let (state, cluster) = serving.clone();
+                    async move {
+                        Ok::<_, Infallible>(if Cluster::concerns(&request) {
+                            cluster.answer(request).await
+                        } else {
+                            answer(&state, request).await
+                        })
+                    }
                 });
                 let http = auto::Builder::new(TokioExecutor::new());
                 // How its clients leave is the test's to see, not this end's.
