@@ -128,9 +128,11 @@ authority_is_added() {
   : >"$work/reads"
   read_on &
   pids[reader]=$!
+  await "somebody reads" "$change_limit_secs" has_reads 20 || return 0
   set_client_authorities client-ca own-proxy-ca
   # A user who may do nothing, but a user.
   if await "$what" "$verdict_limit_secs" stranger_is 403; then pass "$what"; fi
+  await "somebody reads on" "$change_limit_secs" has_reads $(($(wc -l <"$work/reads") + 20)) || true
   stop reader
   what="nobody else notices that"
   if [[ $(sort -u "$work/reads") == 200 ]]; then pass "$what: $(wc -l <"$work/reads") reads"; else
@@ -148,6 +150,9 @@ set_client_authorities() {
 
 # shellcheck disable=SC2317,SC2329 # await calls it
 stranger_is() { [[ $(code own-proxy "$flunders") == "$1" ]]; }
+
+# shellcheck disable=SC2317,SC2329 # await calls it
+has_reads() { (($(wc -l <"$work/reads") >= $1)); }
 
 read_on() {
   while true; do
