@@ -156,7 +156,7 @@ impl Aggregator {
             Some((keeper, kept)) => (Some(keeper), Some(kept)),
             None => (None, None),
         };
-        let assembly = Assembly::new();
+        let assembly = if core.is_some() { Assembly::in_front() } else { Assembly::new() };
         let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
         if let Some(core) = &core {
             known.ask_core(Arc::clone(&core.upstream().backend));

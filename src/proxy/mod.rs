@@ -423,7 +423,8 @@ impl Connection {
         let media = if plain.is_some() { PLAIN_TEXT } else { "application/json" };
         let text = plain.unwrap_or_else(|| rejection.status().to_string());
         let mut answer = response(rejection.code(), media, Bytes::from(text + "\n"));
-        if media == PLAIN_TEXT {
+        // As upstream (`responsewriters/errors.go`): these repeat what the client sent.
+        if media == PLAIN_TEXT || matches!(rejection, Rejection::Forbidden(_)) {
             answer
                 .headers_mut()
                 .insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

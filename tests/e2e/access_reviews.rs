@@ -58,6 +58,7 @@ async fn what_is_not_allowed_is_refused_with_the_reviewers_reason_and_asked_once
     for protocol in BOTH {
         let answer = as_bob(&pair, protocol, &path("two", "things")).await;
         assert_eq!(answer.status, 403);
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
         assert_eq!(
             answer.json()["message"],
             "things.two.example.com is forbidden: User \"bob\" cannot list resource \"things\" in \

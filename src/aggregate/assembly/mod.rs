@@ -31,6 +31,14 @@ const AGGREGATED_OWN: &str = "{\"metadata\":{\"name\":\"apiregistration.k8s.io\"
     \"categories\":[\"api-extensions\"],\"subresources\":[{\"subresource\":\"status\",\
     \"responseKind\":{\"group\":\"\",\"version\":\"\",\"kind\":\"APIService\"},\
     \"verbs\":[\"get\"]}]}],\"freshness\":\"Current\"}]}";
+/// Its verbs, and the status', as portico serves them, and as kube-apiserver does.
+const OWN_VERBS: [(&str, &str); 2] = [
+    (
+        r#""verbs":["get","list","watch"]"#,
+        r#""verbs":["create","delete","deletecollection","get","list","patch","update","watch"]"#,
+    ),
+    (r#""verbs":["get"]"#, r#""verbs":["get","patch","update"]"#),
+];
 /// What the APIGroupList begins with, before the own group.
 const LISTED_HEAD: &str = "{\"kind\":\"APIGroupList\",\"apiVersion\":\"v1\",\"groups\":[";
 /// The own group's resources.
@@ -120,10 +128,22 @@ impl Default for Assembly {
 impl Assembly {
     /// Knows nothing but the own group.
     pub fn new() -> Self {
+        Self::with_own(AGGREGATED_OWN)
+    }
+
+    /// The own group is kube-apiserver's, which is asked for it.
+    pub fn in_front() -> Self {
+        let own = OWN_VERBS
+            .iter()
+            .fold(AGGREGATED_OWN.to_owned(), |own, (here, there)| own.replace(here, there));
+        Self::with_own(&own)
+    }
+
+    fn with_own(aggregated_own: &str) -> Self {
         let own: Arc<str> = OWN_VERSION.into();
         let mut listed_head = LISTED_HEAD.as_bytes().to_vec();
         written::group(OWN_GROUP, std::iter::once(&own), &mut listed_head);
-        let aggregated_head = [AGGREGATED_HEAD, AGGREGATED_OWN].concat();
+        let aggregated_head = [AGGREGATED_HEAD, aggregated_own].concat();
         let aggregated = Rope::new(aggregated_head.as_bytes(), TAIL.as_bytes());
         let listed = Rope::new(&listed_head, TAIL.as_bytes());
         let legacy = |json: Vec<u8>| Arc::new(Document::of_json(json.into()));

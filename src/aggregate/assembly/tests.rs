@@ -307,3 +307,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn in_front_of_kube_apiserver_the_own_group_has_its_verbs() {
+    let own = |assembly: &mut Assembly| {
+        let document: Value =
+            serde_json::from_slice(&assembly.publish().aggregated().json()).unwrap();
+        let resource = &document["items"][0]["versions"][0]["resources"][0];
+        let status = &resource["subresources"][0]["verbs"];
+        (resource["verbs"].as_array().unwrap().len(), status.as_array().unwrap().len())
+    };
+    assert_eq!(own(&mut Assembly::new()), (3, 1));
+    assert_eq!(own(&mut Assembly::in_front()), (8, 3));
+}

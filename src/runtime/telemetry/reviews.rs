@@ -87,9 +87,9 @@ impl RequestMetrics {
 }
 
 impl CacheMetrics {
-    fn new(prefix: &str, what: &str) -> Result<Self, prometheus::Error> {
+    fn new(requests: &str, active: &str, what: &str) -> Result<Self, prometheus::Error> {
         let requests = counter(
-            &format!("{prefix}_request_total"),
+            requests,
             &format!(
                 "Requests for {what}: hit where it was known, miss where it was not, outage where \
                  it was past its time and the reviewer could not be reached."
@@ -97,7 +97,7 @@ impl CacheMetrics {
             &["status"],
         )?;
         let active = gauge(
-            &format!("{prefix}_active_fetch_count"),
+            active,
             &format!("Requests that wait for {what} (blocked), and reviews under way (in_flight)."),
             &["status"],
         )?;
@@ -124,8 +124,17 @@ impl ReviewMetrics {
         Ok(Self {
             tokens: RequestMetrics::new("authn", "TokenReviews")?,
             access: RequestMetrics::new("authz", "SubjectAccessReviews")?,
-            token_cache: CacheMetrics::new("authentication_token_cache", "whose a token is")?,
-            access_cache: CacheMetrics::new("portico_access_review_cache", "a decision")?,
+            token_cache: CacheMetrics::new(
+                "authentication_token_cache_request_total",
+                // Upstream's name, although no other gauge ends so.
+                "authentication_token_cache_active_fetch_count",
+                "whose a token is",
+            )?,
+            access_cache: CacheMetrics::new(
+                "portico_access_review_cache_request_total",
+                "portico_access_review_cache_active_fetches",
+                "a decision",
+            )?,
             allowed: attempts.with_label_values(&["allowed"]),
             denied: attempts.with_label_values(&["denied"]),
             no_opinion: attempts.with_label_values(&["no-opinion"]),

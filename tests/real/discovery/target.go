@@ -21,7 +21,7 @@ const (
 	ownGroup = "apiregistration.k8s.io"
 )
 
-// target is a server whose discovery is asked for, by an admin.
+// target is a server that somebody asks; its config, for client-go, is an admin's.
 type target struct {
 	url    string
 	client *http.Client
@@ -30,23 +30,36 @@ type target struct {
 
 // newTarget talks to a server of which `streams certs` made the certificates.
 func newTarget(url, certificates string) (*target, error) {
-	file := func(name string) string { return filepath.Join(certificates, name) }
-	certificate, err := tls.LoadX509KeyPair(file("admin.crt"), file("admin.key"))
+	made, err := newCaller(url, certificates, "admin")
 	if err != nil {
 		return nil, err
 	}
+	file := func(name string) string { return filepath.Join(certificates, name) }
+	made.config = &rest.Config{Host: url, QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAFile: file("serving-ca.crt"), CertFile: file("admin.crt"), KeyFile: file("admin.key")}}
+	return made, nil
+}
+
+// newCaller is somebody of whom there is a certificate, or `nobody`, who shows none.
+func newCaller(url, certificates, name string) (*target, error) {
+	file := func(name string) string { return filepath.Join(certificates, name) }
 	roots, err := pool(file("serving-ca.crt"))
 	if err != nil {
 		return nil, err
 	}
-	return &target{
-		url: url,
-		client: &http.Client{Timeout: requestLimit, Transport: &http.Transport{
-			// What was not asked for is not undone either.
-			ForceAttemptHTTP2: true, DisableCompression: true, TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{certificate}},
-		}},
-		config: &rest.Config{Host: url, QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAFile: file("serving-ca.crt"), CertFile: file("admin.crt"), KeyFile: file("admin.key")}},
-	}, nil
+	config := &tls.Config{RootCAs: roots}
+	if name != "nobody" {
+		certificate, err := tls.LoadX509KeyPair(file(name+".crt"), file(name+".key"))
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{certificate}
+	}
+	return &target{url: url, client: &http.Client{
+		Timeout: requestLimit,
+		// What was not asked for is not undone either, and a redirect is an answer.
+		Transport:     &http.Transport{ForceAttemptHTTP2: true, DisableCompression: true, TLSClientConfig: config},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
 }
 
 type response struct {
@@ -61,6 +74,10 @@ func (t *target) ask(method, path string, headers ...string) (*response, error) 
 	if err != nil {
 		return nil, err
 	}
+	return t.do(request, headers)
+}
+
+func (t *target) do(request *http.Request, headers []string) (*response, error) {
 	// Not a name that makes servers answer with indentation.
 	request.Header.Set("User-Agent", "discovery")
 	for _, header := range headers {
@@ -77,7 +94,7 @@ func (t *target) ask(method, path string, headers ...string) (*response, error) 
 	defer answered.Body.Close()
 	body, err := io.ReadAll(answered.Body)
 	if err != nil {
-		return nil, fmt.Errorf("the body of %s: %w", path, err)
+		return nil, fmt.Errorf("the body of %s: %w", request.URL.Path, err)
 	}
 	return &response{answered.StatusCode, answered.Header, body}, nil
 }

@@ -28,8 +28,8 @@ type authority struct {
 }
 
 // makeCertificates lays down in dir, as NAME.crt and NAME.key: an authority each for servers, clients and front proxies, and
-// what they sign: portico's and the backends' serving certificates, an admin's and somebody's, portico's own as a front proxy, and a
-// key for the tokens of service accounts, without which no kube-apiserver starts.
+// what they sign: portico's and the backends' serving certificates, an admin's and somebody's, portico's own towards kube-apiserver
+// and as a front proxy, and a key for the tokens of service accounts, without which no kube-apiserver starts.
 func makeCertificates(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -46,6 +46,10 @@ func makeCertificates(dir string) error {
 	if err != nil {
 		return err
 	}
+	strangers, err := newAuthority(dir, "own-proxy-ca")
+	if err != nil {
+		return err
+	}
 	local := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
 	for _, leaf := range []struct {
 		signer *authority
@@ -59,7 +63,10 @@ func makeCertificates(dir string) error {
 		{clients, "admin", x509.Certificate{Subject: pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}}},
 		// Masters are let in where others are told to come later, hence one who is none.
 		{clients, "somebody", x509.Certificate{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"testers"}}}},
+		{clients, "core-client", x509.Certificate{Subject: pkix.Name{CommonName: "portico"}}},
 		{proxies, "front-proxy", x509.Certificate{Subject: pkix.Name{CommonName: "front-proxy"}}},
+		// One that no cluster knows.
+		{strangers, "own-proxy", x509.Certificate{Subject: pkix.Name{CommonName: "front-proxy"}}},
 	} {
 		if err := leaf.signer.sign(dir, leaf.name, leaf.cert); err != nil {
 			return err

@@ -1,7 +1,8 @@
 // streams is both ends of what the tests in tests/real send through portico:
 //
-//	streams certs DIR                     three authorities and a certificate for each part
+//	streams certs DIR                     authorities and a certificate for each part
 //	streams serve DIR PORT-FILE           an extension API server; commands are really run, so only the front proxy may call it
+//	streams kubelet DIR PORT-FILE         what a kube-apiserver asks of a kubelet: see kubelet.go
 //	streams exec SERVER DIR TRANSPORT …   client-go's remote command clients: see exec.go
 //	streams watch SERVER DIR …            thousands of watches and one event to all: see load.go
 //	streams overload SERVER DIR …         more requests than are let in: see load.go
@@ -30,6 +31,7 @@ func main() {
 	}{
 		"certs":    {1, func(a []string) error { return makeCertificates(a[0]) }},
 		"serve":    {2, func(a []string) error { return serve(a[0], a[1]) }},
+		"kubelet":  {2, func(a []string) error { return serveKubelet(a[0], a[1]) }},
 		"exec":     {4, execCommand},
 		"watch":    {5, watchCommand},
 		"overload": {6, overloadCommand},

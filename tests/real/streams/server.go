@@ -50,14 +50,20 @@ type server struct {
 	events  int
 }
 
-// serve listens on a free port of the loopback interface, writes its number to portFile, and demands the front proxy's
-// certificate of whoever calls.
+// serve is the extension API server; only the front proxy may call it.
 func serve(certificates, portFile string) error {
+	s := &server{watches: map[chan []byte]struct{}{}}
+	return listen(certificates, "front-proxy-ca.crt", portFile, http.HandlerFunc(s.handle))
+}
+
+// listen serves on a free port of the loopback interface, writes its number to portFile, and demands a certificate of this
+// authority of whoever calls.
+func listen(certificates, authority, portFile string, handler http.Handler) error {
 	certificate, err := tls.LoadX509KeyPair(filepath.Join(certificates, "backend.crt"), filepath.Join(certificates, "backend.key"))
 	if err != nil {
 		return err
 	}
-	proxies, err := pool(filepath.Join(certificates, "front-proxy-ca.crt"))
+	callers, err := pool(filepath.Join(certificates, authority))
 	if err != nil {
 		return err
 	}
@@ -72,10 +78,9 @@ func serve(certificates, portFile string) error {
 	if err := os.Rename(portFile+".new", portFile); err != nil {
 		return err
 	}
-	s := &server{watches: map[chan []byte]struct{}{}}
 	return (&http.Server{
-		Handler:   http.HandlerFunc(s.handle),
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: proxies, MinVersion: tls.VersionTLS12},
+		Handler:   handler,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: callers, MinVersion: tls.VersionTLS12},
 	}).ServeTLS(listener, "", "")
 }
 
