@@ -98,7 +98,7 @@ measure_core_gets() {
       "https://localhost:${ports[portico-core]}/api/v1/namespaces/ns/services/backend" >"$work/core-gets"
     grep -q " $core_gets 2xx" "$work/core-gets" || fail "GETs of the core failed: $(grep 'status codes' "$work/core-gets")"
     awk -v ours=$(($(ticks portico-core) - ours)) -v theirs=$(($(ticks kube-apiserver) - theirs)) \
-      'BEGIN { printf "MEM core_get portico-core %.3f of kube-apiserver'"'"'s\n", ours / theirs }' | tee -a "$work/all.log"
+      'BEGIN { printf "MEM core_get portico-core %.1f %%\n", 100 * ours / theirs }' | tee -a "$work/all.log"
   done
 }
 
