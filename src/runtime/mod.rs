@@ -5,6 +5,7 @@
 
 pub mod background;
 pub mod descriptors;
+pub mod files;
 pub mod lifecycle;
 pub mod lines;
 pub mod snapshot;

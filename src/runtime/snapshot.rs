@@ -60,6 +60,16 @@ impl<T> View<T> {
     }
 }
 
+/// Waits until another value is published; for ever when there is none that could be.
+pub async fn replaced<T>(view: &mut Option<View<T>>) {
+    if let Some(view) = view
+        && view.changed().await
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 impl<T> Clone for View<T> {
     fn clone(&self) -> Self {
         Self { value: Arc::clone(&self.value), changed: self.changed.clone() }

@@ -14,7 +14,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use super::client_chain::{ClientAuthority, leaf};
 use super::expiry::{Kind, Watched};
 use super::{TlsError, certificates};
-use crate::runtime::snapshot::{Publisher, View};
 
 /// The namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
@@ -122,7 +121,7 @@ impl ClusterTrust {
     }
 
     /// The authorities, whose end is to be seen coming.
-    fn watched(&self) -> impl Iterator<Item = Watched> {
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
         let published = [
             ("cluster-client-ca", CLIENT_CA, &self.client),
             ("cluster-requestheader-client-ca", REQUEST_HEADER_CA, &self.request_header),
@@ -156,22 +155,6 @@ impl ClusterTrust {
             return Belief::Believed;
         }
         refused(format!("its name {name:?} is not among the allowed ones: {}", allowed.join(", ")))
-    }
-}
-
-/// Publishes `own` with the cluster's authorities whenever the cluster says something else; ends with
-/// who says it.
-pub async fn follow_authorities(
-    own: Vec<Watched>,
-    mut cluster: View<ClusterTrust>,
-    publisher: Publisher<Vec<Watched>>,
-) {
-    loop {
-        let said = cluster.load();
-        publisher.publish(own.iter().cloned().chain(said.watched()).collect());
-        if !cluster.changed().await {
-            return;
-        }
     }
 }
 

@@ -16,6 +16,9 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::runtime::files::{Files, Unreadable};
+use crate::runtime::snapshot::View;
+
 /// A certificate chain with its private key.
 #[derive(Debug)]
 pub struct KeyPair {
@@ -97,6 +100,20 @@ pub fn read_key_pair(certificate: &Path, key: &Path) -> Result<KeyPair, TlsError
     key_pair((&place(certificate), &read(certificate)?), (&place(key), &read(key)?))
 }
 
+/// The same for as long as `files` are followed: `what` names the pair in the log.
+pub fn follow_key_pair(
+    files: &mut Files,
+    what: &str,
+    certificate: &Path,
+    key: &Path,
+) -> Result<View<KeyPair>, TlsError> {
+    let (certificate_place, key_place) =
+        (certificate.display().to_string(), key.display().to_string());
+    files.add(what, [certificate, key], move |[certificate, key]| {
+        key_pair((&certificate_place, certificate), (&key_place, key))
+    })
+}
+
 /// A certificate and a key, each with the place that their PEM text is from; they must match.
 pub fn key_pair(certificate: (&str, &[u8]), key: (&str, &[u8])) -> Result<KeyPair, TlsError> {
     let chain = certificates(certificate.0, certificate.1)?;
@@ -107,6 +124,12 @@ pub fn key_pair(certificate: (&str, &[u8]), key: (&str, &[u8])) -> Result<KeyPai
     let pair = KeyPair { chain, key };
     pair.certified_key(certificate.0)?;
     Ok(pair)
+}
+
+impl From<Unreadable> for TlsError {
+    fn from(Unreadable { path, error }: Unreadable) -> Self {
+        Self::Read { path: path.display().to_string(), error }
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -1,7 +1,7 @@
 //! Certificates made here: the self-signed serving pair, and the small PKI of `portico demo`.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -10,7 +10,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{KeyPair, TlsError, read_key_pair};
+use super::{KeyPair, TlsError};
 
 /// The file name of a serving pair made at start, as kube-apiserver names it.
 const PAIR_NAME: &str = "apiserver";
@@ -109,8 +109,11 @@ impl PemPair {
 /// The serving pair when none is given, as kube-apiserver does it
 /// (`MaybeDefaultWithSelfSignedCerts`): `DIR/apiserver.{crt,key}` when they are there, else a
 /// certificate for `localhost` signed by a throw-away authority, made and saved. It is not made anew when it
-/// expires.
-pub fn serving_pair(directory: &Path, alternates: &[IpAddr]) -> Result<KeyPair, TlsError> {
+/// expires. Both files, certificate and key.
+pub fn serving_pair(
+    directory: &Path,
+    alternates: &[IpAddr],
+) -> Result<(PathBuf, PathBuf), TlsError> {
     let certificate = directory.join(format!("{PAIR_NAME}.crt"));
     let key = directory.join(format!("{PAIR_NAME}.key"));
     // One alone is a fault that is reported, never replaced.
@@ -125,7 +128,7 @@ pub fn serving_pair(directory: &Path, alternates: &[IpAddr]) -> Result<KeyPair, 
         pair.certificate.push_str(&authority.certificate());
         pair.write(&certificate, &key)?;
     }
-    read_key_pair(&certificate, &key)
+    Ok((certificate, key))
 }
 
 fn base(common_name: &str) -> Result<CertificateParams, TlsError> {

@@ -63,7 +63,7 @@ impl ApiServer {
         config: &Config,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, KubeconfigError> {
-        let config = Config { identity: access.identity()?, ..config.clone() };
+        let config = Config { identity: access.identity()?.map(View::fixed), ..config.clone() };
         let (authorization, refresh) = authorization(&access)?;
         let upstream = upstream(&access, name, config.clone(), metrics)?;
         let (config, metrics, name) = (config, Arc::clone(metrics), name.into());
@@ -76,7 +76,10 @@ impl ApiServer {
     }
 
     /// The same server over connections that show `identity`, or no certificate at all.
-    pub fn upstream_as(&self, identity: Option<Arc<KeyPair>>) -> Result<Upstream, KubeconfigError> {
+    pub fn upstream_as(
+        &self,
+        identity: Option<View<KeyPair>>,
+    ) -> Result<Upstream, KubeconfigError> {
         let config = Config { identity, ..self.config.clone() };
         let mut made = upstream(&self.access, &self.name, config, &self.metrics)?;
         made.metrics = Arc::clone(&self.upstream.metrics);

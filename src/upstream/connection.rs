@@ -67,6 +67,8 @@ pub(super) struct Http1 {
     pub(super) noted: Noted,
     times: DialTimes,
     pub(super) idle_since: Instant,
+    /// Of the pool's, when it was dialled.
+    pub(super) generation: u64,
 }
 
 /// A request's hold on its connection and endpoint; it ends when this is dropped.
@@ -365,6 +367,7 @@ impl Http1 {
     pub(super) async fn start(
         dialed: Dialed,
         endpoint: &Arc<Endpoint>,
+        generation: u64,
     ) -> Result<Self, hyper::Error> {
         let (mut sender, connection) =
             http1::Builder::new().handshake(TokioIo::new(dialed.stream)).await?;
@@ -376,6 +379,7 @@ impl Http1 {
         }));
         // Until its driver has run once, a new connection looks like one that takes no request.
         sender.ready().await?;
-        Ok(Self { sender, noted: dialed.noted, times: dialed.times, idle_since: Instant::now() })
+        let idle_since = Instant::now();
+        Ok(Self { sender, noted: dialed.noted, times: dialed.times, idle_since, generation })
     }
 }

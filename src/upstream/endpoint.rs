@@ -16,13 +16,12 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::describe::{BackendState, EndpointState};
+use super::shared_tls::SharedTls;
 use super::{BackendSpec, Config};
 use crate::model::endpoints::{Host, Targets};
 use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::runtime::tasks;
 use crate::runtime::telemetry::{EndpointMetrics, Metrics};
-use crate::tls::TlsError;
-use crate::tls::backend::{Trust, client_config};
 
 /// Requests that may wait for a connection to one backend at a time, over all threads.
 const WAITING_MAX: usize = 2_000;
@@ -116,11 +115,6 @@ impl Drop for Place {
 
 /// The endpoints of a backend as a request finds them.
 pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
-
-/// The TLS configuration of all backends that are trusted for the same reason, made when it is first
-/// needed: reading certificates and key takes a good part of the time of a handshake.
-#[derive(Debug, Default)]
-pub struct SharedTls(OnceLock<Result<Arc<ClientConfig>, Fault>>);
 
 /// A service with its TLS identity.
 #[derive(Debug)]
@@ -397,23 +391,7 @@ impl Backend {
 
     /// The TLS configuration, or why none can be made.
     pub(super) fn tls_config(&self) -> Result<Arc<ClientConfig>, Fault> {
-        let config = self.tls.0.get_or_init(|| {
-            let trust = if self.spec.insecure_skip_tls_verify {
-                Trust::Anybody
-            } else if self.spec.ca_bundle.is_empty() {
-                Trust::System
-            } else {
-                Trust::CaBundle(&self.spec.ca_bundle)
-            };
-            client_config(trust, self.config.identity.as_deref()).map_err(|error| {
-                let hop = match error {
-                    TlsError::SystemRoots(_) => Hop::NoSystemRoots,
-                    _ => Hop::InvalidCaBundle,
-                };
-                Fault::new(hop, error.to_string())
-            })
-        });
-        config.as_ref().map(Arc::clone).map_err(Fault::clone)
+        self.tls.config(&self.spec, self.config.identity.as_ref())
     }
 
     /// Counts a request that has to wait for a connection; refused past the limit.

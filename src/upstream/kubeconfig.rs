@@ -4,7 +4,6 @@
 //! the reason, of what it cannot follow.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -174,7 +173,7 @@ impl Access {
     }
 
     /// The client certificate.
-    pub fn identity(&self) -> Result<Option<Arc<KeyPair>>, KubeconfigError> {
+    pub fn identity(&self) -> Result<Option<KeyPair>, KubeconfigError> {
         let user = &self.kube.auth_info;
         let place = |name: &str| format!("{name} of user");
         let certificate = self.bytes(
@@ -190,7 +189,7 @@ impl Access {
                 let (certificate_place, key_place) =
                     (place("client certificate"), place("client key"));
                 tls::key_pair((&certificate_place, &certificate), (&key_place, &key))
-                    .map(|pair| Some(Arc::new(pair)))
+                    .map(Some)
                     .map_err(|error| self.error(&error.to_string()))
             }
             _ => {

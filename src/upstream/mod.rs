@@ -4,7 +4,8 @@
 //! threads; each thread has a [`Pool`] of connections of its own. `balance` only chooses; `dial`
 //! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
 //! `switch` is the request
-//! that wants a connection for itself; `retry` knows what is evidence.
+//! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
+//! which TLS configuration a handshake is made.
 
 pub mod api_server;
 mod balance;
@@ -17,6 +18,7 @@ mod exchange;
 pub mod kubeconfig;
 mod pool;
 mod retry;
+mod shared_tls;
 mod switch;
 
 use std::collections::HashMap;
@@ -28,22 +30,25 @@ pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
-pub use endpoint::{Attention, Backend, Doubt, Endpoint, SharedTls};
+pub use endpoint::{Attention, Backend, Doubt, Endpoint};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use kubeconfig::{Access, KubeconfigError, Source};
 pub use pool::{Class, Pool};
+pub use shared_tls::SharedTls;
 pub use switch::Reply;
 
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;
+use crate::runtime::snapshot::View;
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::tls::KeyPair;
 
 /// How backends are reached; the defaults are upstream's (`apimachinery/pkg/util/net/http.go`).
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The proxy-client pair, shown to backends that ask for a certificate.
-    pub identity: Option<Arc<KeyPair>>,
+    /// The proxy-client pair, shown to backends that ask for a certificate. When it is replaced,
+    /// connections that showed the old one carry no more new requests.
+    pub identity: Option<View<KeyPair>>,
     /// How long a TCP connection may take to be made.
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take.

@@ -7,6 +7,7 @@
 //! for themselves.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -25,7 +26,9 @@ use super::retry::{Failed, Retry, Tried};
 use super::{Config, balance};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
+use crate::runtime::snapshot::{View, replaced};
 use crate::runtime::tasks;
+use crate::tls::KeyPair;
 
 /// How often idle connections are looked for.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
@@ -57,6 +60,8 @@ pub(super) type SlotKey = (u64, Class);
 #[derive(Debug)]
 pub struct Pool {
     slots: Mutex<HashMap<SlotKey, Slot, FixedState>>,
+    /// How often all connections were retired.
+    generation: AtomicU64,
     config: Config,
     questions: mpsc::Sender<Question>,
 }
@@ -92,8 +97,10 @@ impl Pool {
     /// called on the thread whose connections it keeps.
     pub fn new(config: Config) -> Arc<Self> {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let pool = Arc::new(Self { slots: Mutex::default(), config, questions });
-        drop(tasks::spawn("upstream-pool", keep(Arc::downgrade(&pool), asked)));
+        let identity = config.identity.clone();
+        let (slots, generation) = (Mutex::default(), AtomicU64::new(0));
+        let pool = Arc::new(Self { slots, generation, config, questions });
+        drop(tasks::spawn("upstream-pool", keep(Arc::downgrade(&pool), asked, identity)));
         pool
     }
 
@@ -291,34 +298,59 @@ impl Pool {
         receiver
     }
 
-    /// Dials, starts HTTP on the connection and adds it to the pool.
+    /// Dials, starts HTTP on the connection and adds it to the pool, unless it was retired meanwhile:
+    /// then who needs it finds none and dials again.
     async fn connect(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
         endpoint: &Arc<Endpoint>,
         key: SlotKey,
     ) -> Result<(), Fault> {
+        let generation = self.generation();
         let dialed = dial(backend, endpoint, Protocols::Any).await?;
         if dialed.http2 {
             let connection = Http2::start(dialed, &self.config, endpoint).await?;
-            self.slots().entry(key).or_default().http2.push(connection);
+            let mut slots = self.slots();
+            if generation == self.generation() {
+                slots.entry(key).or_default().http2.push(connection);
+            }
         } else {
             let noted = Arc::clone(&dialed.noted);
-            let connection = Http1::start(dialed, endpoint).await.map_err(|error| {
+            let connection = Http1::start(dialed, endpoint, generation).await.map_err(|error| {
                 let closed = || Fault::new(Hop::BackendReset, error.to_string());
                 noted.get().cloned().unwrap_or_else(closed)
             })?;
             let mut slots = self.slots();
             let slot = slots.entry(key).or_default();
             slot.speaks_http1 = true;
-            slot.http1.push(connection);
+            if generation == self.generation() {
+                slot.http1.push(connection);
+            }
         }
         Ok(())
     }
 
     /// Takes an HTTP/1.1 connection back after its response is over.
     pub(super) fn give_back(&self, key: SlotKey, connection: Http1) {
-        self.slots().entry(key).or_default().http1.push(connection);
+        let mut slots = self.slots();
+        if connection.generation == self.generation() {
+            slots.entry(key).or_default().http1.push(connection);
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of all connections: each ends when nothing is open on it any more. Those that are
+    /// being dialled, or are with a request, are not taken into the pool.
+    fn retire(&self) {
+        let mut slots = self.slots();
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        for slot in slots.values_mut() {
+            slot.http1.clear();
+            slot.http2.clear();
+        }
     }
 
     fn close_idle(&self) {
@@ -336,21 +368,35 @@ impl Pool {
     }
 }
 
-/// Closes a pool's idle connections and answers questions about it for as long as it is there.
-async fn keep(pool: Weak<Pool>, mut asked: mpsc::Receiver<Question>) {
+/// What there is to do for a pool.
+enum Duty {
+    Sweep,
+    Retire,
+    Answer(Question),
+}
+
+/// Closes a pool's idle connections, retires all when the pair that they showed is replaced, and
+/// answers questions about it for as long as it is there.
+async fn keep(
+    pool: Weak<Pool>,
+    mut asked: mpsc::Receiver<Question>,
+    mut identity: Option<View<KeyPair>>,
+) {
     let idle_timeout = || pool.upgrade().map_or(SWEEP_INTERVAL, |pool| pool.config.idle_timeout);
     let mut sweep = tokio::time::interval(SWEEP_INTERVAL.min(idle_timeout()).max(SWEEP_MIN));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let question = tokio::select! {
-            _ = sweep.tick() => None,
-            question = asked.recv() => question,
+        let duty = tokio::select! {
+            _ = sweep.tick() => Duty::Sweep,
+            question = asked.recv() => question.map_or(Duty::Sweep, Duty::Answer),
+            () = replaced(&mut identity) => Duty::Retire,
         };
         let Some(pool) = pool.upgrade() else { return };
-        match question {
-            None => pool.close_idle(),
+        match duty {
+            Duty::Sweep => pool.close_idle(),
+            Duty::Retire => pool.retire(),
             // Who asked may have gone in the meantime.
-            Some(question) => {
+            Duty::Answer(question) => {
                 question.answer.send(pool.describe(&question.endpoints)).ok();
             }
         }

@@ -188,7 +188,7 @@ impl Backend {
     }
 }
 
-async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>) {
+pub(crate) async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>) {
     let service = service_fn(move |request| {
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(answer(&state, number, request).await) }

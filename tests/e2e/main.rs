@@ -54,6 +54,7 @@ mod overload;
 mod pooling;
 mod process;
 mod proxying;
+mod rotation;
 #[cfg(feature = "otlp")]
 mod spans;
 mod spoofing;

@@ -79,6 +79,18 @@ async fn a_certificate_that_ends_soon_is_said_in_the_log() {
 }
 
 #[tokio::test]
+async fn a_pair_that_does_not_belong_together_is_said_in_the_log() {
+    let setup = Setup::new();
+    let mut program = Program::start(&setup);
+    program.address().await;
+    std::fs::write(setup.path("server.key"), &PKI.alice.key).unwrap();
+    let text = "files cannot be used, what they held last stays in force";
+    program.logged(&["ERROR", text, "server.crt", "server.key", "KeyMismatch"]).await;
+    std::fs::write(setup.path("server.key"), "half of a k").unwrap();
+    program.logged(&["ERROR", text, "server.key: no private key"]).await;
+}
+
+#[tokio::test]
 async fn without_descriptors_clients_are_refused_at_once_and_open_connections_are_served() {
     let setup = Setup::new();
     let mut program = Program::start(&setup);

@@ -31,7 +31,7 @@ use crate::pki::{Leaf, PKI, backend_tls, host};
 use crate::rig::{LIMIT, Setup, eventually, path, within};
 
 /// A client's configuration, with a certificate or without.
-fn client(
+pub(crate) fn client(
     provider: CryptoProvider,
     versions: &[&'static SupportedProtocolVersion],
     pair: Option<&PemPair>,
@@ -50,11 +50,11 @@ fn client(
     })
 }
 
-fn ours() -> CryptoProvider {
+pub(crate) fn ours() -> CryptoProvider {
     CryptoProvider::clone(&provider())
 }
 
-async fn connect(
+pub(crate) async fn connect(
     address: SocketAddr,
     config: &Arc<ClientConfig>,
     name: &str,

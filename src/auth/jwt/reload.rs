@@ -2,16 +2,14 @@
 //! takes effect when it is valid and the keys of new issuers are there; else what was goes on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::fetchers::{Fetchers, Prepared};
 use super::validation::{self, AnonymousRule, Rules};
 use super::{Issuers, JwtConfig};
+use crate::runtime::files::Watch;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 use crate::runtime::telemetry::TokenMetrics;
@@ -19,8 +17,6 @@ use crate::tls::{TlsError, read_certificates};
 
 /// The file is read at least this often (upstream's poll).
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// A change is acted on when nothing more has come for this long.
-const QUIET: Duration = Duration::from_millis(20);
 /// How long a changed file waits for the keys of new issuers (`authentication_config` upstream); it is
 /// tried again at the next poll.
 const NEW_KEYS_TIME_MAX: Duration = Duration::from_secs(60);
@@ -164,17 +160,12 @@ async fn follow(
     publisher: Publisher<Issuers>,
     metrics: TokenMetrics,
 ) {
-    let changed = Arc::new(Notify::new());
-    let watcher = watch(&file.path, &changed);
-    if let Err(error) = &watcher {
-        let path = file.path.display();
-        tracing::warn!(%path, %error, "authentication configuration cannot be watched and is polled");
-    }
-    // It may have changed since it was read.
-    changed.notify_one();
+    let watch = Watch::new([file.path.as_path()]);
     let mut pending: Option<Pending> = None;
+    // It may have changed since it was read.
+    let mut what = Next::Look;
     loop {
-        match (next(&changed, pending.as_ref()).await, pending.take()) {
+        match (what, pending.take()) {
             (Next::Put, Some(Pending { prepared, .. })) => {
                 publisher.publish(fetchers.put(prepared));
                 metrics.reloaded(true);
@@ -187,6 +178,7 @@ async fn follow(
                 file.text = None;
             }
             (Next::Look | Next::Put | Next::GiveUp, before) => {
+                watch.settle().await;
                 let reading = tokio::task::spawn_blocking(move || {
                     let look = file.look();
                     (file, look)
@@ -210,14 +202,13 @@ async fn follow(
                 };
             }
         }
+        what = next(&watch, pending.as_ref()).await;
     }
 }
 
-async fn next(changed: &Notify, pending: Option<&Pending>) -> Next {
+async fn next(watch: &Watch, pending: Option<&Pending>) -> Next {
     let look = async {
-        if timeout(POLL_INTERVAL, changed.notified()).await.is_ok() {
-            sleep(QUIET).await;
-        }
+        watch.changed(POLL_INTERVAL).await;
         Next::Look
     };
     let Some(pending) = pending else { return look.await };
@@ -259,21 +250,4 @@ impl File {
         tracing::error!(%path, faults, "authentication configuration is not valid, kept the last");
         Look::Faulty
     }
-}
-
-/// Volumes of Kubernetes swap a link beside the file, so its directory is watched.
-fn watch(path: &Path, changed: &Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let reading = |event: &notify::Event| {
-            matches!(event.kind, EventKind::Access(access)
-                if access != notify::event::AccessKind::Close(notify::event::AccessMode::Write))
-        };
-        if !event.is_ok_and(|event| reading(&event)) {
-            changed.notify_one();
-        }
-    })?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    watcher.watch(directory.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }

@@ -21,7 +21,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use tokio::sync::oneshot;
 
 use crate::model::availability::Reported;
@@ -29,6 +28,7 @@ use crate::runtime::lifecycle::ReadyGuard;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::store::Store;
+use crate::tls::KeyPair;
 use crate::tls::cluster_trust::ClusterTrust;
 
 pub(in crate::control) use feed::explain;
@@ -69,13 +69,13 @@ pub struct Seen {
 
 impl Cluster {
     /// Watches that put what they see into `store`, once started.
-    /// What is seen last is kept in `data_dir`; `chain` is portico's own certificate as front proxy.
+    /// What is seen last is kept in `data_dir`; `identity` is portico's own pair as front proxy.
     pub fn new(
         config: &Config,
         servers: Servers,
         store: Store,
         data_dir: Option<&Path>,
-        chain: Vec<CertificateDer<'static>>,
+        identity: Option<View<KeyPair>>,
     ) -> io::Result<(Self, Seen)> {
         let kept = data_dir.map(|directory| Kept::open(directory, servers.url())).transpose()?;
         let state = kept.as_ref().and_then(Kept::load).unwrap_or_default();
@@ -83,7 +83,7 @@ impl Cluster {
         let (reports, reported) = Publisher::new(Reported::new());
         let trust_watch = TrustWatch {
             servers: servers.clone(),
-            chain,
+            identity,
             publisher,
             kept: Some(state.trust).filter(|data| !data.is_empty()),
             published_authority: config.published_authority.clone(),

@@ -17,7 +17,8 @@ use super::feed::{Trouble, feed};
 use super::publish::Publishing;
 use super::servers::Servers;
 use crate::runtime::lifecycle::ReadyGuard;
-use crate::runtime::snapshot::Publisher;
+use crate::runtime::snapshot::{Publisher, View, replaced};
+use crate::tls::KeyPair;
 use crate::tls::cluster_trust::{Belief, ClusterTrust, NAME, NAMESPACE};
 
 /// How often is looked whether portico's certificate still counts and whether the authority to be
@@ -28,8 +29,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct TrustWatch {
     pub(super) servers: Servers,
-    /// Portico's own certificate as front proxy.
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// Portico's own pair as front proxy.
+    pub(super) identity: Option<View<KeyPair>>,
     pub(super) publisher: Publisher<ClusterTrust>,
     /// The data that an earlier run saw last, until it is used or not needed.
     pub(super) kept: Option<BTreeMap<String, String>>,
@@ -47,6 +48,7 @@ impl TrustWatch {
         let patience = Instant::now() + CORE_WAIT;
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut identity = self.identity.clone();
         let mut said = Said::default();
         let mut ready = Some(ready);
         let mut is_listed = false;
@@ -80,6 +82,7 @@ impl TrustWatch {
                         said.trouble(trouble);
                     }
                 },
+                () = replaced(&mut identity) => self.look(),
                 () = sleep_until(patience), if self.kept.is_some() => self.use_kept(),
                 _ = look.tick() => {
                     self.look();
@@ -118,16 +121,21 @@ impl TrustWatch {
     /// A certificate comes to its end without a word from the cluster.
     fn look(&self) {
         let current = self.publisher.current();
-        if current.known && current.belief(&self.chain, UnixTime::now()) != current.believes_portico
-        {
+        let belief = |chain: &[CertificateDer<'_>]| current.belief(chain, UnixTime::now());
+        if current.known && belief(&self.chain()) != current.believes_portico {
             self.publish(|trust, chain| trust.missing(chain, UnixTime::now()));
         }
     }
 
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.identity.as_ref().map(|pair| pair.load().chain.clone()).unwrap_or_default()
+    }
+
     fn publish(&self, next: impl FnOnce(&ClusterTrust, &[CertificateDer<'_>]) -> ClusterTrust) {
         let current = self.publisher.current();
-        let next = next(&current, &self.chain);
-        if next.believes_portico != current.believes_portico && !self.chain.is_empty() {
+        let chain = self.chain();
+        let next = next(&current, &chain);
+        if next.believes_portico != current.believes_portico && !chain.is_empty() {
             match &next.believes_portico {
                 Belief::Refused(reason) => tracing::warn!(
                     reason,

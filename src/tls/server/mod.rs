@@ -6,6 +6,7 @@
 //! one more reason to judge it after the handshake.
 
 mod settings;
+mod shown;
 mod sni;
 mod tickets;
 
@@ -23,9 +24,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::expiry::{Kind, Watched};
-use super::{KeyPair, TlsError, provider, read_key_pair};
+use super::{KeyPair, TlsError, provider};
 
 pub use settings::{MinVersion, Settings, SniPair, cipher_suite, cipher_suite_names};
+pub use shown::Shown;
 
 /// TLS session tickets sent after each full handshake: one is enough for one more connection.
 const TICKETS_PER_HANDSHAKE: usize = 1;
@@ -36,20 +38,12 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 #[derive(Debug)]
 pub struct Certificates {
     /// The pair that is shown unless another one has the name, and where it is from.
-    pub default: (KeyPair, String),
+    pub default: (Arc<KeyPair>, String),
     /// Pairs for certain names; earlier ones win.
-    pub sni: Vec<(KeyPair, SniPair)>,
+    pub sni: Vec<(Arc<KeyPair>, SniPair)>,
 }
 
 impl Certificates {
-    /// Reads the pairs of `settings` and takes `default`, which is from `place`.
-    pub fn read(default: KeyPair, place: String, settings: &Settings) -> Result<Self, TlsError> {
-        let read =
-            |pair: &SniPair| Ok((read_key_pair(&pair.certificate, &pair.key)?, pair.clone()));
-        let sni = settings.sni.iter().map(read).collect::<Result<_, TlsError>>()?;
-        Ok(Self { default: (default, place), sni })
-    }
-
     /// Their ends, under the names `serving` and `sni/<place in the list>`.
     pub fn watched(&self) -> Vec<Watched> {
         let (pair, place) = &self.default;
@@ -224,7 +218,7 @@ mod tests {
         let serving = authority.sign("localhost", Purpose::Server(&["localhost"])).unwrap();
         let alice = authority.sign("alice", Purpose::Client(&[])).unwrap().key_pair().unwrap();
         let shown = Certificates {
-            default: (serving.key_pair().unwrap(), "test".to_owned()),
+            default: (Arc::new(serving.key_pair().unwrap()), "test".to_owned()),
             sni: Vec::new(),
         };
         let server = || Arc::new(server_config(&Settings::default(), &shown).unwrap());

@@ -134,10 +134,10 @@ mod tests {
             [leaf(&default)].into_iter().chain(pairs.iter().map(|(pair, _)| leaf(pair))).collect();
         let sni = pairs.into_iter().map(|(pair, names)| {
             let names = names.iter().map(|&name| name.to_owned()).collect();
-            (pair, SniPair { certificate: "c".into(), key: "k".into(), names })
+            (Arc::new(pair), SniPair { certificate: "c".into(), key: "k".into(), names })
         });
         let certificates =
-            Certificates { default: (default, "default".to_owned()), sni: sni.collect() };
+            Certificates { default: (Arc::new(default), "default".to_owned()), sni: sni.collect() };
         (ByName::new(&certificates).unwrap(), leaves)
     }
 

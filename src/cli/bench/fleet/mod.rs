@@ -148,7 +148,7 @@ fn acceptor(authority: &Authority, spec: &Spec, server: &Server) -> anyhow::Resu
     let config = if let Some(callers) = &spec.proxy_client_ca {
         mutual_config(&pair, callers.clone())?
     } else {
-        let shown = Certificates { default: (pair, name), sni: Vec::new() };
+        let shown = Certificates { default: (Arc::new(pair), name), sni: Vec::new() };
         server_config(&Settings::default(), &shown)?
     };
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -2,6 +2,8 @@
 //!
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
+mod files;
+
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Request;
 use jiff::Timestamp;
+use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -31,6 +34,7 @@ use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
 use crate::runtime::descriptors;
+use crate::runtime::files::Files;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
@@ -39,12 +43,11 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
-use crate::tls::cluster_trust;
 use crate::tls::expiry::{self, Kind, Watched};
-use crate::tls::pki::serving_pair;
-use crate::tls::server::{Certificates, server_config};
-use crate::tls::{KeyPair, read_certificates, read_key_pair};
+use crate::tls::read_certificates;
+use crate::tls::server::{Shown, server_config};
 use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
+use files::InUse;
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -90,18 +93,22 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let table_of_bundles = table.clone();
 
     let mut upstream_config = tuning.upstream;
-    upstream_config.identity = proxy_client_pair(config)?.map(Arc::new);
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
-    let certificates = certificates(config)?;
+    let mut files = Files::default();
+    let shown = files::shown(config, &mut files)?;
+    upstream_config.identity = files::proxy_client_pair(config, &mut files)?;
     let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
     let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
-    let own = certificates_in_use(config, &certificates, &upstream_config, core.as_ref())?;
-    let (in_use, follow_authorities) = with_the_clusters(own, seen.as_ref());
+    let fixed = certificates_in_use(config, core.as_ref())?;
+    let (tls, configurations) = tls(config, &shown)?;
+    let in_use = InUse::new(config, shown, upstream_config.identity.clone(), fixed);
+    let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
+    let (in_use, follow_in_use) = in_use.follow(files.changes(), cluster_trust);
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -131,7 +138,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
 
     let context = Context {
         limits: config.frontend.limits.clone(),
-        tls: View::fixed(server_config(&config.tls, &certificates)?),
+        tls,
         drain,
         metrics: Arc::clone(&metrics),
     };
@@ -151,7 +158,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness, cluster);
     tasks.extend(expiry);
-    tasks.extend([follow_trust, follow_authorities, conditions, inquiry].into_iter().flatten());
+    tasks.extend([configurations, follow_in_use, tasks::spawn_owned("files", files.follow())]);
+    tasks.extend([follow_trust, conditions, inquiry].into_iter().flatten());
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
@@ -211,9 +219,8 @@ fn cluster(
     store: &Store,
     upstream: &upstream::Config,
 ) -> anyhow::Result<(Cluster, Seen)> {
-    let chain = upstream.identity.as_ref().map(|pair| pair.chain.clone()).unwrap_or_default();
-    let data_dir = config.data_dir.as_deref();
-    Cluster::new(&config.cluster, servers.clone(), store.clone(), data_dir, chain)
+    let (data_dir, identity) = (config.data_dir.as_deref(), upstream.identity.clone());
+    Cluster::new(&config.cluster, servers.clone(), store.clone(), data_dir, identity)
         .context("cannot keep the cluster's state in the data directory")
 }
 
@@ -367,16 +374,6 @@ fn anonymous(
     }
 }
 
-fn proxy_client_pair(config: &Config) -> anyhow::Result<Option<KeyPair>> {
-    let Some((certificate, key)) = &config.proxy_client_pair else {
-        tracing::warn!(
-            "no proxy-client certificate given, extension API servers will not believe who is calling"
-        );
-        return Ok(None);
-    };
-    Ok(Some(read_key_pair(certificate, key).context("proxy-client certificate")?))
-}
-
 /// What the health pages look at.
 fn health(readiness: &Readiness, drain: &Drain) -> anyhow::Result<Health> {
     let log = LogCheck::start(flush_log).context("cannot start a thread")?;
@@ -394,28 +391,21 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
     }
 }
 
-/// All that clients are shown.
-fn certificates(config: &Config) -> anyhow::Result<Certificates> {
-    let (pair, place) = serving(config)?;
-    Certificates::read(pair, place, &config.tls).context("certificate for a server name")
+/// The configuration for the next handshake with a client, and the task that renews it.
+fn tls(config: &Config, shown: &Shown) -> anyhow::Result<(View<ServerConfig>, AbortOnDrop)> {
+    let first = server_config(&config.tls, &shown.now())?;
+    let (publisher, view) = Publisher::new(first);
+    let follow = shown.clone().follow(config.tls.clone(), publisher);
+    Ok((view, tasks::spawn_owned("serving-certificates", follow)))
 }
 
 /// Everything from files whose end is to be seen coming.
-fn certificates_in_use(
-    config: &Config,
-    certificates: &Certificates,
-    upstream: &upstream::Config,
-    core: Option<&Core>,
-) -> anyhow::Result<Vec<Watched>> {
-    let mut own = certificates.watched();
+fn certificates_in_use(config: &Config, core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
+    let mut own = Vec::new();
     if let Some(access) = core.map(|core| core.server().access())
         && let Some(pair) = access.identity()?
     {
         own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
-    }
-    if let (Some(pair), Some((certificate, _))) = (&upstream.identity, &config.proxy_client_pair) {
-        let place = certificate.display().to_string();
-        own.push(Watched::new("proxy-client", &place, Kind::Chain, &pair.chain));
     }
     let authorities = [
         ("client-ca", &config.auth.client_ca_file),
@@ -427,30 +417,6 @@ fn certificates_in_use(
         own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
     }
     Ok(own)
-}
-
-/// These with what the cluster publishes, and the task that follows that.
-fn with_the_clusters(
-    own: Vec<Watched>,
-    seen: Option<&Seen>,
-) -> (View<Vec<Watched>>, Option<AbortOnDrop>) {
-    let Some(seen) = seen else { return (View::fixed(own), None) };
-    let (publisher, in_use) = Publisher::new(own.clone());
-    let follow = cluster_trust::follow_authorities(own, seen.trust.clone(), publisher);
-    (in_use, Some(tasks::spawn_owned("cluster-authorities", follow)))
-}
-
-/// The serving pair and where it is from.
-fn serving(config: &Config) -> anyhow::Result<(KeyPair, String)> {
-    if let Some((certificate, key)) = &config.serving_pair {
-        let pair = read_key_pair(certificate, key).context("serving certificate")?;
-        return Ok((pair, certificate.display().to_string()));
-    }
-    let ip = config.frontend.bind.ip();
-    let alternates = if ip.is_unspecified() { Vec::new() } else { vec![ip] };
-    let pair = serving_pair(&config.cert_dir, &alternates)?;
-    tracing::info!(directory = %config.cert_dir.display(), "using self-signed serving certificate");
-    Ok((pair, config.cert_dir.display().to_string()))
 }
 
 impl Running {

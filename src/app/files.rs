@@ -1,0 +1,107 @@
+//! What the flags name files for: read at the start, and followed while the program runs.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::runtime::files::Files;
+use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
+use crate::tls::cluster_trust::ClusterTrust;
+use crate::tls::expiry::{Kind, Watched};
+use crate::tls::pki::serving_pair;
+use crate::tls::server::Shown;
+use crate::tls::{KeyPair, follow_key_pair};
+
+/// The pairs that clients are shown.
+pub(super) fn shown(config: &Config, files: &mut Files) -> anyhow::Result<Shown> {
+    let (what, (certificate, key)) = match &config.serving_pair {
+        Some(pair) => ("serving certificate", pair.clone()),
+        None => ("self-signed serving certificate", self_signed(config)?),
+    };
+    let pair = follow_key_pair(files, what, &certificate, &key).context(what)?;
+    let place = certificate.display().to_string();
+    Shown::read(pair, place, &config.tls, files).context("certificate for a server name")
+}
+
+/// The pair by which extension API servers know portico.
+pub(super) fn proxy_client_pair(
+    config: &Config,
+    files: &mut Files,
+) -> anyhow::Result<Option<View<KeyPair>>> {
+    let Some((certificate, key)) = &config.proxy_client_pair else {
+        tracing::warn!(
+            "no proxy-client certificate given, extension API servers will not believe who is calling"
+        );
+        return Ok(None);
+    };
+    let what = "proxy-client certificate";
+    Ok(Some(follow_key_pair(files, what, certificate, key).context(what)?))
+}
+
+fn self_signed(config: &Config) -> anyhow::Result<(PathBuf, PathBuf)> {
+    let ip = config.frontend.bind.ip();
+    let alternates = if ip.is_unspecified() { Vec::new() } else { vec![ip] };
+    let pair = serving_pair(&config.cert_dir, &alternates)?;
+    tracing::info!(directory = %config.cert_dir.display(), "using self-signed serving certificate");
+    Ok(pair)
+}
+
+/// The certificates from files whose end is to be seen coming.
+pub(super) struct InUse {
+    shown: Shown,
+    /// With where it is from.
+    proxy_client: Option<(View<KeyPair>, String)>,
+    /// Those that stay what they are.
+    fixed: Vec<Watched>,
+}
+
+impl InUse {
+    pub(super) fn new(
+        config: &Config,
+        shown: Shown,
+        proxy_client: Option<View<KeyPair>>,
+        fixed: Vec<Watched>,
+    ) -> Self {
+        let place = config.proxy_client_pair.as_ref().map(|(file, _)| file.display().to_string());
+        Self { shown, proxy_client: proxy_client.zip(place), fixed }
+    }
+
+    fn now(&self) -> Vec<Watched> {
+        let mut all = self.shown.now().watched();
+        if let Some((pair, place)) = &self.proxy_client {
+            let chain = &pair.load().chain;
+            all.push(Watched::new("proxy-client", place, Kind::Chain, chain));
+        }
+        all.extend_from_slice(&self.fixed);
+        all
+    }
+
+    /// These with what the cluster publishes, and the task that follows both.
+    pub(super) fn follow(
+        self,
+        changes: View<u64>,
+        cluster: Option<View<ClusterTrust>>,
+    ) -> (View<Vec<Watched>>, AbortOnDrop) {
+        let (publisher, view) = Publisher::new(self.now());
+        (view, spawn_owned("certificates-in-use", self.publish(changes, cluster, publisher)))
+    }
+
+    async fn publish(
+        self,
+        mut changes: View<u64>,
+        cluster: Option<View<ClusterTrust>>,
+        publisher: Publisher<Vec<Watched>>,
+    ) {
+        let mut cluster = cluster.unwrap_or_else(|| View::fixed(ClusterTrust::default()));
+        let (mut files_change, mut cluster_changes) = (true, true);
+        while files_change || cluster_changes {
+            publisher.publish(self.now().into_iter().chain(cluster.load().watched()).collect());
+            tokio::select! {
+                changed = changes.changed(), if files_change => files_change = changed,
+                changed = cluster.changed(), if cluster_changes => cluster_changes = changed,
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Certificates, keys and tokens that are replaced on disk while requests and watches are open.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Frame;
+use portico::tls::pki::PemPair;
+use rustls::ClientConfig;
+use rustls::version::TLS13;
+use rustls_pki_types::CertificateDer;
+
+use crate::backend::{Backend, HTTP1, HTTP2, Watch, serve};
+use crate::client::{Ask, Protocol};
+use crate::http2_client::Http2;
+use crate::pki::{Leaf, PKI, backend_tls};
+use crate::rig::{Rig, Setup, eventually, path, within};
+use crate::tls::{client, connect, ours};
+
+/// A mounted Secret: each file is a link through one link to a directory, which is swapped.
+struct Volume {
+    directory: PathBuf,
+    swaps: usize,
+}
+
+impl Volume {
+    fn new(directory: PathBuf, pair: &PemPair) -> Self {
+        fs::create_dir(&directory).unwrap();
+        let mut volume = Self { directory, swaps: 0 };
+        volume.swap(pair);
+        for name in ["tls.crt", "tls.key"] {
+            symlink(Path::new("..data").join(name), volume.directory.join(name)).unwrap();
+        }
+        volume
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
+    /// Puts this pair in the place of the last at once, and takes the old files away.
+    fn swap(&mut self, pair: &PemPair) {
+        let name = |swap: usize| format!("..swap-{swap}");
+        let (old, new) = (name(self.swaps), name(self.swaps + 1));
+        self.swaps += 1;
+        let directory = self.directory.join(&new);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("tls.crt"), &pair.certificate).unwrap();
+        fs::write(directory.join("tls.key"), &pair.key).unwrap();
+        let link = self.directory.join("..data_tmp");
+        symlink(&new, &link).unwrap();
+        fs::rename(link, self.directory.join("..data")).unwrap();
+        // There is none at first.
+        fs::remove_dir_all(self.directory.join(old)).ok();
+    }
+}
+
+/// Puts a file in the place of another.
+fn rename_over(path: &Path, text: &str) {
+    let partial = path.with_extension("partial");
+    fs::write(&partial, text).unwrap();
+    fs::rename(partial, path).unwrap();
+}
+
+fn leaf(pair: &PemPair) -> CertificateDer<'static> {
+    pair.key_pair().unwrap().chain[0].clone()
+}
+
+/// What who asks for this name is shown, also when it had been here before.
+async fn shown(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> CertificateDer<'static> {
+    let stream = connect(address, config, name).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].clone()
+}
+
+/// A connection of alice's on which a watch is open, and stays.
+struct Open {
+    name: &'static str,
+    client: Http2,
+    watched: h2::RecvStream,
+    watch: Watch,
+}
+
+impl Open {
+    async fn new(rig: &Rig, backend: &mut Backend, name: &'static str) -> Self {
+        let client = rig.alice(Protocol::Http2).await.http2();
+        let ask = Ask::get(path(name, "events?watch=true"));
+        let (watching, watch) = tokio::join!(client.ask(&ask), backend.watch());
+        let mut open = Self { name, client, watched: watching.unwrap().into_body(), watch };
+        open.check(200).await;
+        open
+    }
+
+    /// The watch goes on, and the connection's next request is answered with this code.
+    async fn check(&mut self, status: u16) {
+        let event = Bytes::from_static(b"event\n");
+        within("room", self.watch.send(Ok(Frame::data(event.clone())))).await.unwrap();
+        let read = within("an event", self.watched.data()).await.unwrap().unwrap();
+        assert_eq!(read, event);
+        self.watched.flow_control().release_capacity(read.len()).unwrap();
+        assert_eq!(self.ask("things").await, status);
+    }
+
+    async fn ask(&self, rest: &str) -> u16 {
+        let ask = Ask::get(path(self.name, rest));
+        within("an answer", self.client.ask(&ask)).await.unwrap().status().as_u16()
+    }
+}
+
+#[tokio::test]
+async fn new_connections_are_shown_replaced_serving_pairs_and_open_ones_go_on() {
+    let mut backend = Backend::start("two", HTTP2);
+    let sign = |name: &str| PKI.authority.sign(&Leaf::server(&[name]));
+    let (first, second, serving) = (sign("sni.test"), sign("sni.test"), sign("localhost"));
+    let setup = Setup::new().service("two", &[backend.address()]);
+    let mut volume = Volume::new(setup.path("volume"), &first);
+    let sni = format!("{},{}", volume.file("tls.crt"), volume.file("tls.key"));
+    let rig = setup.flag(&format!("--tls-sni-cert-key={sni}")).start().await;
+    let mut open = Open::new(&rig, &mut backend, "two").await;
+    let config = client(ours(), &[&TLS13], None);
+    assert_eq!(shown(rig.address, &config, "localhost").await, leaf(&PKI.server));
+    assert_eq!(shown(rig.address, &config, "sni.test").await, leaf(&first));
+
+    volume.swap(&second);
+    eventually("the swapped pair", async || {
+        shown(rig.address, &config, "sni.test").await == leaf(&second)
+    })
+    .await;
+    open.check(200).await;
+    // Half of a pair changes nothing.
+    rename_over(&rig.path("server.crt"), &serving.certificate);
+    volume.swap(&first);
+    eventually("the other pair", async || {
+        shown(rig.address, &config, "sni.test").await == leaf(&first)
+    })
+    .await;
+    assert_eq!(shown(rig.address, &config, "localhost").await, leaf(&PKI.server));
+    rename_over(&rig.path("server.key"), &serving.key);
+    eventually("the pair that is whole again", async || {
+        shown(rig.address, &config, "localhost").await == leaf(&serving)
+    })
+    .await;
+    open.check(200).await;
+}
+
+#[tokio::test]
+async fn the_metric_of_a_certificates_end_follows_its_file() {
+    let name = "portico_certificate_expiration_timestamp_seconds";
+    let rig = Setup::new().start().await;
+    let end = async || rig.metric(name, &["certificate=\"serving\""]).await.unwrap();
+    rig.await_some(name, &["certificate=\"serving\""]).await;
+    let first = end().await;
+    let brief = Leaf::server(&["localhost"]).valid_for(Duration::from_secs(3600));
+    let serving = PKI.authority.sign(&brief);
+    rename_over(&rig.path("server.crt"), &serving.certificate);
+    rename_over(&rig.path("server.key"), &serving.key);
+    eventually("an earlier end", async || end().await < first - 3600.0).await;
+}
+
+/// The certificates that a backend was shown, in the order of its connections.
+type Seen = Arc<Mutex<Vec<CertificateDer<'static>>>>;
+
+/// A backend that notes what it was shown.
+fn noting(name: &str, protocols: &[&str]) -> (Backend, Seen) {
+    let seen = Seen::default();
+    let noted = Arc::clone(&seen);
+    let backend = Backend::start_with(backend_tls(name, protocols), move |stream, _, state| {
+        let mut seen = noted.lock().unwrap();
+        seen.push(stream.get_ref().1.peer_certificates().unwrap()[0].clone());
+        serve(stream, seen.len() - 1, state)
+    });
+    (backend, seen)
+}
+
+#[tokio::test]
+async fn backends_are_shown_a_replaced_pair_with_every_new_request_and_watches_go_on() {
+    for (name, protocols) in [("one", HTTP1), ("two", HTTP2)] {
+        let (mut backend, seen) = noting(name, protocols);
+        let setup = Setup::new().service(name, &[backend.address()]);
+        let mut volume = Volume::new(setup.path("volume"), &PKI.aggregator);
+        let (certificate, key) = (volume.file("tls.crt"), volume.file("tls.key"));
+        let setup = setup
+            .flag(&format!("--proxy-client-cert-file={certificate}"))
+            .flag(&format!("--proxy-client-key-file={key}"));
+        let rig = setup.start().await;
+        let mut open = Open::new(&rig, &mut backend, name).await;
+        let mut alice = rig.alice(Protocol::Http2).await;
+        let mut shown = async || {
+            let told = alice.get(&path(name, "things")).await.json();
+            let at = usize::try_from(told["connection"].as_u64().unwrap()).unwrap();
+            seen.lock().unwrap()[at].clone()
+        };
+        assert_eq!(shown().await, leaf(&PKI.aggregator));
+        let other = PKI.aggregators.sign(&Leaf::client("other-aggregator", &[]));
+        volume.swap(&other);
+        eventually("the other pair", async || shown().await == leaf(&other)).await;
+        for _ in 0..10 {
+            assert_eq!(shown().await, leaf(&other), "{name}");
+        }
+        open.check(200).await;
+        let end = "portico_certificate_expiration_timestamp_seconds";
+        rig.await_some(end, &["certificate=\"proxy-client\""]).await;
+    }
+}
