@@ -4,18 +4,40 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+use crate::auth::GivenTrust;
 use crate::config::Config;
 use crate::runtime::files::Files;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
+use crate::tls::client_chain::ClientAuthority;
 use crate::tls::cluster_trust::ClusterTrust;
 use crate::tls::expiry::{Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::Shown;
 use crate::tls::{KeyPair, follow_key_pair};
 
-/// The pairs that clients are shown.
-pub(super) fn shown(config: &Config, files: &mut Files) -> anyhow::Result<Shown> {
+/// What files say, each part as they have it now.
+pub(super) struct FromFiles {
+    /// What clients are shown.
+    pub(super) shown: Shown,
+    /// By what extension API servers know portico.
+    pub(super) proxy_client: Option<View<KeyPair>>,
+    /// Who vouches for callers.
+    pub(super) trust: GivenTrust,
+}
+
+impl FromFiles {
+    /// Reads them all; they are followed with `files`.
+    pub(super) fn read(config: &Config, files: &mut Files) -> anyhow::Result<Self> {
+        Ok(Self {
+            shown: shown(config, files)?,
+            proxy_client: proxy_client_pair(config, files)?,
+            trust: GivenTrust::read(&config.auth, files)?,
+        })
+    }
+}
+
+fn shown(config: &Config, files: &mut Files) -> anyhow::Result<Shown> {
     let (what, (certificate, key)) = match &config.serving_pair {
         Some(pair) => ("serving certificate", pair.clone()),
         None => ("self-signed serving certificate", self_signed(config)?),
@@ -25,11 +47,7 @@ pub(super) fn shown(config: &Config, files: &mut Files) -> anyhow::Result<Shown>
     Shown::read(pair, place, &config.tls, files).context("certificate for a server name")
 }
 
-/// The pair by which extension API servers know portico.
-pub(super) fn proxy_client_pair(
-    config: &Config,
-    files: &mut Files,
-) -> anyhow::Result<Option<View<KeyPair>>> {
+fn proxy_client_pair(config: &Config, files: &mut Files) -> anyhow::Result<Option<View<KeyPair>>> {
     let Some((certificate, key)) = &config.proxy_client_pair else {
         tracing::warn!(
             "no proxy-client certificate given, extension API servers will not believe who is calling"
@@ -53,19 +71,30 @@ pub(super) struct InUse {
     shown: Shown,
     /// With where it is from.
     proxy_client: Option<(View<KeyPair>, String)>,
+    /// With their names and where they are from.
+    authorities: Vec<(&'static str, View<ClientAuthority>, String)>,
     /// Those that stay what they are.
     fixed: Vec<Watched>,
 }
 
 impl InUse {
-    pub(super) fn new(
-        config: &Config,
-        shown: Shown,
-        proxy_client: Option<View<KeyPair>>,
-        fixed: Vec<Watched>,
-    ) -> Self {
-        let place = config.proxy_client_pair.as_ref().map(|(file, _)| file.display().to_string());
-        Self { shown, proxy_client: proxy_client.zip(place), fixed }
+    pub(super) fn new(config: &Config, read: &FromFiles, fixed: Vec<Watched>) -> Self {
+        let place = |file: &PathBuf| file.display().to_string();
+        let pair_place = config.proxy_client_pair.as_ref().map(|(file, _)| place(file));
+        let (auth, trust) = (&config.auth, &read.trust);
+        let given = [
+            ("client-ca", trust.client(), &auth.client_ca_file),
+            ("requestheader-client-ca", trust.request_header(), &auth.requestheader_client_ca_file),
+        ];
+        let authorities = given.into_iter().filter_map(|(name, authority, file)| {
+            Some((name, authority?.clone(), place(file.as_ref()?)))
+        });
+        Self {
+            shown: read.shown.clone(),
+            proxy_client: read.proxy_client.clone().zip(pair_place),
+            authorities: authorities.collect(),
+            fixed,
+        }
     }
 
     fn now(&self) -> Vec<Watched> {
@@ -73,6 +102,10 @@ impl InUse {
         if let Some((pair, place)) = &self.proxy_client {
             let chain = &pair.load().chain;
             all.push(Watched::new("proxy-client", place, Kind::Chain, chain));
+        }
+        for (name, authority, place) in &self.authorities {
+            let authority = authority.load();
+            all.push(Watched::new(name, place, Kind::Authorities, authority.certificates()));
         }
         all.extend_from_slice(&self.fixed);
         all

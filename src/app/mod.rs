@@ -44,10 +44,9 @@ use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::expiry::{self, Kind, Watched};
-use crate::tls::read_certificates;
 use crate::tls::server::{Shown, server_config};
 use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
-use files::InUse;
+use files::{FromFiles, InUse};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -96,17 +95,17 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let mut files = Files::default();
-    let shown = files::shown(config, &mut files)?;
-    upstream_config.identity = files::proxy_client_pair(config, &mut files)?;
+    let read = FromFiles::read(config, &mut files)?;
+    upstream_config.identity = read.proxy_client.clone();
     let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
     let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
-    let fixed = certificates_in_use(config, core.as_ref())?;
-    let (tls, configurations) = tls(config, &shown)?;
-    let in_use = InUse::new(config, shown, upstream_config.identity.clone(), fixed);
+    let fixed = certificates_in_use(core.as_ref())?;
+    let (tls, configurations) = tls(config, &read.shown)?;
+    let in_use = InUse::new(config, &read, fixed);
     let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
     let (in_use, follow_in_use) = in_use.follow(files.changes(), cluster_trust);
     let health = health(&readiness, &drain)?;
@@ -118,7 +117,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
-    let (trust, follow_trust) = trust(&config.auth, seen.as_ref())?;
+    let (trust, follow_trust) = trust(read.trust, seen.as_ref());
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
     inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
     let inquiry = inquiry.map(|inquiry| {
@@ -158,8 +157,9 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
     let mut tasks = control_tasks(config, control, store, &readiness, cluster);
     tasks.extend(expiry);
-    tasks.extend([configurations, follow_in_use, tasks::spawn_owned("files", files.follow())]);
-    tasks.extend([follow_trust, conditions, inquiry].into_iter().flatten());
+    tasks.extend([configurations, follow_in_use, follow_trust]);
+    tasks.push(tasks::spawn_owned("files", files.follow()));
+    tasks.extend([conditions, inquiry].into_iter().flatten());
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
@@ -241,16 +241,12 @@ fn write_availability(
     (Some(lease), Some(conditions))
 }
 
-/// Who vouches for callers, and the task that follows what the cluster says of it.
-fn trust(
-    config: &auth::Config,
-    seen: Option<&Seen>,
-) -> anyhow::Result<(View<Trust>, Option<AbortOnDrop>)> {
-    let given = GivenTrust::read(config)?;
-    let Some(seen) = seen else { return Ok((View::fixed(given.trust(None, 0)), None)) };
-    let (publisher, trust) = Publisher::new(given.trust(Some(&seen.trust.load()), 0));
-    let follow = auth::follow(given, seen.trust.clone(), publisher);
-    Ok((trust, Some(tasks::spawn_owned("trust", follow))))
+/// Who vouches for callers, and the task that follows what files and the cluster say of it.
+fn trust(given: GivenTrust, seen: Option<&Seen>) -> (View<Trust>, AbortOnDrop) {
+    let cluster = seen.map(|seen| seen.trust.clone());
+    let said = cluster.as_ref().map(View::load);
+    let (publisher, trust) = Publisher::new(given.trust(said.as_deref(), 0));
+    (trust, tasks::spawn_owned("trust", auth::follow(given, cluster, publisher)))
 }
 
 /// The control loop, and those who bring it its objects.
@@ -400,21 +396,12 @@ fn tls(config: &Config, shown: &Shown) -> anyhow::Result<(View<ServerConfig>, Ab
 }
 
 /// Everything from files whose end is to be seen coming.
-fn certificates_in_use(config: &Config, core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
+fn certificates_in_use(core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
     let mut own = Vec::new();
     if let Some(access) = core.map(|core| core.server().access())
         && let Some(pair) = access.identity()?
     {
         own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
-    }
-    let authorities = [
-        ("client-ca", &config.auth.client_ca_file),
-        ("requestheader-client-ca", &config.auth.requestheader_client_ca_file),
-    ];
-    for (name, file) in authorities {
-        let Some(path) = file else { continue };
-        let place = path.display().to_string();
-        own.push(Watched::new(name, &place, Kind::Authorities, &read_certificates(path)?));
     }
     Ok(own)
 }

@@ -4,13 +4,15 @@
 //! (`apiserver/pkg/server/options/authentication.go:ApplyTo`): the authorities of clients by
 //! themselves, and the authorities of front proxies together with their names and headers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Config, IdentityHeaders, RequestHeaderConfig};
-use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::files::Files;
+use crate::runtime::snapshot::{Publisher, View, replaced};
+use crate::tls::TlsError;
 use crate::tls::client_chain::ClientAuthority;
 use crate::tls::cluster_trust::{Authorities, Belief, ClusterTrust};
-use crate::tls::{TlsError, read_certificates};
 
 /// Who vouches for callers; replaced as a whole when something of it changes.
 #[derive(Debug)]
@@ -47,28 +49,36 @@ impl Default for Trust {
     }
 }
 
-/// What the flags say, which does not change.
+/// What the flags say, and the files that they name.
 #[derive(Clone, Debug)]
 pub struct GivenTrust {
-    client: Option<Arc<ClientAuthority>>,
-    request_header: Option<Arc<ClientAuthority>>,
+    client: Option<View<ClientAuthority>>,
+    request_header: Option<View<ClientAuthority>>,
     front_proxies: Arc<RequestHeaderConfig>,
 }
 
 impl GivenTrust {
-    /// Reads the files that the flags name.
-    pub fn read(config: &Config) -> Result<Self, TlsError> {
-        let authority = |file: &Option<std::path::PathBuf>| {
-            let read = |path: &std::path::PathBuf| {
-                ClientAuthority::new(&path.display().to_string(), read_certificates(path)?)
-            };
-            file.as_ref().map(|path| read(path).map(Arc::new)).transpose()
+    /// Reads the files that the flags name, which are followed with `files`.
+    pub fn read(config: &Config, files: &mut Files) -> Result<Self, TlsError> {
+        let mut authority = |what: &str, file: &Option<PathBuf>| {
+            file.as_deref().map(|file| ClientAuthority::follow(files, what, file)).transpose()
         };
+        let front_proxies = &config.requestheader_client_ca_file;
         Ok(Self {
-            client: authority(&config.client_ca_file)?,
-            request_header: authority(&config.requestheader_client_ca_file)?,
+            client: authority("authorities of clients", &config.client_ca_file)?,
+            request_header: authority("authorities of front proxies", front_proxies)?,
             front_proxies: Arc::new(config.request_header.clone()),
         })
+    }
+
+    /// Who vouches for clients, when a flag says so.
+    pub fn client(&self) -> Option<&View<ClientAuthority>> {
+        self.client.as_ref()
+    }
+
+    /// Who vouches for front proxies, when a flag says so.
+    pub fn request_header(&self) -> Option<&View<ClientAuthority>> {
+        self.request_header.as_ref()
     }
 
     /// True when the cluster has nothing to add.
@@ -79,12 +89,13 @@ impl GivenTrust {
     /// What counts, with what the cluster says; none when there is no cluster.
     pub fn trust(&self, cluster: Option<&ClusterTrust>, generation: u64) -> Trust {
         let said = |authorities: &Authorities| Arc::clone(&authorities.authority);
-        let client = self.client.clone();
-        let (request_header, front_proxies) = match (&self.request_header, cluster) {
+        let client = self.client.as_ref().map(View::load);
+        let request_header = self.request_header.as_ref().map(View::load);
+        let (request_header, front_proxies) = match (request_header, cluster) {
             (None, Some(cluster)) if cluster.request_header.is_some() => {
                 (cluster.request_header.as_ref().map(said), published(cluster))
             }
-            (given, _) => (given.clone(), Arc::clone(&self.front_proxies)),
+            (given, _) => (given, Arc::clone(&self.front_proxies)),
         };
         Trust {
             generation,
@@ -118,19 +129,23 @@ fn published(cluster: &ClusterTrust) -> Arc<RequestHeaderConfig> {
     })
 }
 
-/// Publishes a new generation whenever the cluster says something else; ends with who says it.
+/// Publishes a new generation whenever a file or the cluster says something else, for ever.
 pub async fn follow(
     given: GivenTrust,
-    mut cluster: View<ClusterTrust>,
+    mut cluster: Option<View<ClusterTrust>>,
     publisher: Publisher<Trust>,
 ) {
+    let (mut client, mut request_header) = (given.client.clone(), given.request_header.clone());
     loop {
-        let next = given.trust(Some(&cluster.load()), publisher.current().generation + 1);
+        let said = cluster.as_ref().map(View::load);
+        let next = given.trust(said.as_deref(), publisher.current().generation + 1);
         if !is_same(&next, &publisher.current()) {
             publisher.publish(next);
         }
-        if !cluster.changed().await {
-            return;
+        tokio::select! {
+            () = replaced(&mut cluster) => {}
+            () = replaced(&mut client) => {}
+            () = replaced(&mut request_header) => {}
         }
     }
 }
@@ -158,14 +173,14 @@ mod tests {
     use crate::tls::certificates;
     use crate::tls::pki::Authority;
 
-    fn authority(name: &str) -> (String, Arc<ClientAuthority>) {
+    fn authority(name: &str) -> (String, ClientAuthority) {
         let pem = Authority::new(name).unwrap().certificate();
         let roots = certificates(name, pem.as_bytes()).unwrap();
-        (pem, Arc::new(ClientAuthority::new(name, roots).unwrap()))
+        (pem, ClientAuthority::new(name, roots).unwrap())
     }
 
     fn given(client: bool, request_header: bool) -> GivenTrust {
-        let one = |is_given: bool| is_given.then(|| authority("given").1);
+        let one = |is_given: bool| is_given.then(|| View::fixed(authority("given").1));
         GivenTrust {
             client: one(client),
             request_header: one(request_header),
@@ -189,7 +204,8 @@ mod tests {
     fn what_a_flag_says_wins_and_the_cluster_says_the_rest() {
         let (pem, _) = authority("cluster");
         let cluster = said(&pem, &pem);
-        let is_given = |trust: &Option<Arc<ClientAuthority>>, given: &Option<_>| {
+        let is_given = |trust: &Option<Arc<ClientAuthority>>, given: &Option<View<_>>| {
+            let given = given.as_ref().map(View::load);
             trust.as_ref().map(Arc::as_ptr) == given.as_ref().map(Arc::as_ptr)
         };
         for (client, request_header) in [(false, false), (true, false), (false, true), (true, true)]
@@ -221,11 +237,24 @@ mod tests {
         let given = given(false, false);
         let (cluster, view) = Publisher::new(said(&one, &one));
         let (publisher, mut trust) = Publisher::new(given.trust(Some(&view.load()), 0));
-        let _task = spawn_owned("trust", follow(given, view, publisher));
+        let _task = spawn_owned("trust", follow(given, Some(view), publisher));
         let again = ClusterTrust { data: BTreeMap::new(), ..(*cluster.current()).clone() };
         cluster.publish(again);
         cluster.publish(said(&two, &one));
         assert!(trust.changed().await);
         assert_eq!(trust.load().generation, 1);
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_is_replaced_is_a_new_generation_without_a_cluster_too() {
+        let (authorities, view) = Publisher::new(authority("one").1);
+        let given = GivenTrust { client: Some(view), ..given(false, true) };
+        let (publisher, mut trust) = Publisher::new(given.trust(None, 0));
+        let _task = spawn_owned("trust", follow(given, None, publisher));
+        authorities.publish(authority("two").1);
+        assert!(trust.changed().await);
+        let (now, replaced) = (trust.load(), authorities.current());
+        assert_eq!((now.generation, now.is_pending), (1, false));
+        assert!(Arc::ptr_eq(now.client.as_ref().unwrap(), &replaced));
     }
 }

@@ -1,5 +1,6 @@
 //! A client's certificate chain, judged against an authority after the handshake.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -9,7 +10,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::expiry::ends;
-use super::{TlsError, provider};
+use super::{TlsError, certificates, provider};
+use crate::runtime::files::Files;
+use crate::runtime::snapshot::View;
 
 /// The subject attribute that holds a user's uid (`AllowParsingUserUIDFromCertAuth`).
 const OID_USER_UID: &str = "1.3.6.1.4.1.57683.2";
@@ -18,6 +21,7 @@ const OID_USER_UID: &str = "1.3.6.1.4.1.57683.2";
 #[derive(Debug)]
 pub struct ClientAuthority {
     verifier: Arc<dyn ClientCertVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
 }
 
 /// What a client certificate says about its holder.
@@ -42,13 +46,24 @@ impl ClientAuthority {
     pub fn new(place: &str, certificates: Vec<CertificateDer<'static>>) -> Result<Self, TlsError> {
         let problem = |problem| TlsError::Pem { place: place.to_owned(), problem };
         let mut store = RootCertStore::empty();
-        for certificate in certificates {
-            store.add(certificate).map_err(|error| problem(error.to_string()))?;
+        for certificate in &certificates {
+            store.add(certificate.clone()).map_err(|error| problem(error.to_string()))?;
         }
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider())
             .build()
             .map_err(|error| problem(error.to_string()))?;
-        Ok(Self { verifier })
+        Ok(Self { verifier, certificates })
+    }
+
+    /// The authority in a file, for as long as `files` are followed: `what` names it in the log.
+    pub fn follow(files: &mut Files, what: &str, file: &Path) -> Result<View<Self>, TlsError> {
+        let place = file.display().to_string();
+        files.add(what, [file], move |[pem]| Self::new(&place, certificates(&place, pem)?))
+    }
+
+    /// The certificates, in the order of their file.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
     /// Verifies a chain, leaf first: issuer, validity and extended key usage `clientAuth`.

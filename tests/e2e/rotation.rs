@@ -14,10 +14,10 @@ use rustls::ClientConfig;
 use rustls::version::TLS13;
 use rustls_pki_types::CertificateDer;
 
-use crate::backend::{Backend, HTTP1, HTTP2, Watch, serve};
-use crate::client::{Ask, Protocol};
+use crate::backend::{Backend, HTTP1, HTTP2, Watch, serve, told};
+use crate::client::{Answer, Ask, Protocol};
 use crate::http2_client::Http2;
-use crate::pki::{Leaf, PKI, backend_tls};
+use crate::pki::{Authority, Leaf, PKI, backend_tls};
 use crate::rig::{Rig, Setup, eventually, path, within};
 use crate::tls::{client, connect, ours};
 
@@ -59,6 +59,11 @@ impl Volume {
     }
 }
 
+/// A Secret with an authority in the place of a certificate.
+fn bundle(authority: &Authority) -> PemPair {
+    PemPair { certificate: authority.certificate(), key: String::new() }
+}
+
 /// Puts a file in the place of another.
 fn rename_over(path: &Path, text: &str) {
     let partial = path.with_extension("partial");
@@ -94,18 +99,23 @@ impl Open {
         let ask = Ask::get(path(name, "events?watch=true"));
         let (watching, watch) = tokio::join!(client.ask(&ask), backend.watch());
         let mut open = Self { name, client, watched: watching.unwrap().into_body(), watch };
-        open.check(200).await;
+        open.check().await;
         open
     }
 
-    /// The watch goes on, and the connection's next request is answered with this code.
-    async fn check(&mut self, status: u16) {
+    /// The watch goes on, and the connection's next request is answered.
+    async fn check(&mut self) {
+        self.check_watch().await;
+        assert_eq!(self.ask("things").await, 200);
+    }
+
+    /// The watch goes on.
+    async fn check_watch(&mut self) {
         let event = Bytes::from_static(b"event\n");
         within("room", self.watch.send(Ok(Frame::data(event.clone())))).await.unwrap();
         let read = within("an event", self.watched.data()).await.unwrap().unwrap();
         assert_eq!(read, event);
         self.watched.flow_control().release_capacity(read.len()).unwrap();
-        assert_eq!(self.ask("things").await, status);
     }
 
     async fn ask(&self, rest: &str) -> u16 {
@@ -133,7 +143,7 @@ async fn new_connections_are_shown_replaced_serving_pairs_and_open_ones_go_on() 
         shown(rig.address, &config, "sni.test").await == leaf(&second)
     })
     .await;
-    open.check(200).await;
+    open.check().await;
     // Half of a pair changes nothing.
     rename_over(&rig.path("server.crt"), &serving.certificate);
     volume.swap(&first);
@@ -147,7 +157,7 @@ async fn new_connections_are_shown_replaced_serving_pairs_and_open_ones_go_on() 
         shown(rig.address, &config, "localhost").await == leaf(&serving)
     })
     .await;
-    open.check(200).await;
+    open.check().await;
 }
 
 #[tokio::test]
@@ -204,8 +214,70 @@ async fn backends_are_shown_a_replaced_pair_with_every_new_request_and_watches_g
         for _ in 0..10 {
             assert_eq!(shown().await, leaf(&other), "{name}");
         }
-        open.check(200).await;
+        open.check().await;
         let end = "portico_certificate_expiration_timestamp_seconds";
         rig.await_some(end, &["certificate=\"proxy-client\""]).await;
     }
+}
+
+/// The code of an answer to who shows this certificate on a new connection.
+async fn answered(rig: &Rig, pair: &PemPair) -> u16 {
+    rig.connect(Protocol::Http2, Some(pair)).await.get(&path("two", "things")).await.status
+}
+
+/// Waits until what was written before is known to have been looked at: another file is.
+async fn looked_at(rig: &Rig) {
+    let serving = PKI.authority.sign(&Leaf::server(&["localhost"]));
+    rename_over(&rig.path("server.crt"), &serving.certificate);
+    rename_over(&rig.path("server.key"), &serving.key);
+    let config = client(ours(), &[&TLS13], None);
+    eventually("another serving pair", async || {
+        shown(rig.address, &config, "localhost").await == leaf(&serving)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_authority_of_clients_that_is_removed_counts_on_open_connections_and_a_new_one_does() {
+    let mut backend = Backend::start("two", HTTP2);
+    let rig = Setup::new().service("two", &[backend.address()]).start().await;
+    let mut open = Open::new(&rig, &mut backend, "two").await;
+    let stranger = PKI.stranger.sign(&Leaf::client("stranger", &[]));
+    assert_eq!(answered(&rig, &stranger).await, 401);
+    let (old, new) = (PKI.authority.certificate(), PKI.stranger.certificate());
+    rename_over(&rig.path("ca.crt"), &(old + &new));
+    eventually("the added authority", async || answered(&rig, &stranger).await == 200).await;
+    open.check().await;
+    rename_over(&rig.path("ca.crt"), &new);
+    // Who is refused is told to go, and what is open goes on.
+    eventually("the removed authority", async || open.ask("things").await == 401).await;
+    open.check_watch().await;
+    fs::write(rig.path("ca.crt"), "-----BEGIN CERTIFICATE-----\nhalf").unwrap();
+    looked_at(&rig).await;
+    assert_eq!(answered(&rig, &stranger).await, 200);
+    assert_eq!(answered(&rig, &PKI.alice).await, 401);
+    fs::remove_file(rig.path("ca.crt")).unwrap();
+    looked_at(&rig).await;
+    open.check_watch().await;
+    assert_eq!(answered(&rig, &stranger).await, 200);
+}
+
+#[tokio::test]
+async fn a_front_proxy_is_believed_for_as_long_as_its_authority_is_there() {
+    let mut backend = Backend::start("two", HTTP2);
+    let setup = Setup::new().service("two", &[backend.address()]);
+    let mut volume = Volume::new(setup.path("volume"), &bundle(&PKI.front_proxies));
+    let flag = format!("--requestheader-client-ca-file={}", volume.file("tls.crt"));
+    let rig = setup.flag(&flag).start().await;
+    let mut open = Open::new(&rig, &mut backend, "two").await;
+    let ask = Ask::get(path("two", "things")).header("x-remote-user", "carol");
+    let mut proxy = rig.connect(Protocol::Http2, Some(&PKI.front_proxy)).await;
+    let name = |answer: &Answer| told(&answer.json(), "headers", "x-remote-user").join(",");
+    assert_eq!(name(&proxy.send(&ask).await), "carol");
+    volume.swap(&bundle(&PKI.stranger));
+    eventually("the removed authority", async || proxy.send(&ask).await.status == 401).await;
+    let other = PKI.stranger.sign(&Leaf::client("front-proxy", &[]));
+    let mut other = rig.connect(Protocol::Http2, Some(&other)).await;
+    assert_eq!(name(&other.send(&ask).await), "carol");
+    open.check().await;
 }
