@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use crate::auth::GivenTrust;
+use crate::auth::{GivenTrust, Tokens};
 use crate::config::Config;
 use crate::runtime::files::Files;
 use crate::runtime::snapshot::{Publisher, View};
@@ -24,12 +24,16 @@ pub(super) struct FromFiles {
     pub(super) proxy_client: Option<View<KeyPair>>,
     /// Who vouches for callers.
     pub(super) trust: GivenTrust,
+    /// The tokens of callers.
+    pub(super) tokens: View<Tokens>,
 }
 
 impl FromFiles {
     /// Reads them all; they are followed with `files`.
     pub(super) fn read(config: &Config, files: &mut Files) -> anyhow::Result<Self> {
+        let tokens = config.auth.token_file.as_deref().map(|file| Tokens::follow(files, file));
         Ok(Self {
+            tokens: tokens.transpose()?.unwrap_or_else(|| View::fixed(Tokens::default())),
             shown: shown(config, files)?,
             proxy_client: proxy_client_pair(config, files)?,
             trust: GivenTrust::read(&config.auth, files)?,

@@ -1,4 +1,4 @@
-//! Puts the parts together: the only file that knows them all.
+//! Puts the parts together: the only part that knows them all.
 //!
 //! [`start`] returns what it bound, so that tests ask for port 0.
 
@@ -125,7 +125,12 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
     });
     let services = Services {
-        auth: auth(&config.auth, trust, (core.as_ref(), &upstream_config), &metrics)?,
+        auth: auth(
+            &config.auth,
+            (trust, read.tokens),
+            (core.as_ref(), &upstream_config),
+            &metrics,
+        )?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -305,21 +310,18 @@ fn access_log(
 
 fn auth(
     config: &auth::Config,
-    trust: View<Trust>,
+    (trust, tokens): (View<Trust>, View<Tokens>),
     (core, upstream): (Option<&Core>, &upstream::Config),
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Auth> {
     let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
-    let tokens = match &config.token_file {
-        Some(path) => Tokens::read(path)?,
-        None => Tokens::default(),
-    };
     let signed = OwnTokens::start(config, core.map(Core::server), upstream, &metrics.tokens)?;
     let StartedTokens { own_tokens, anonymous: rule } = signed;
     let first = trust.load();
     let names_nobody =
         first.client.is_none() && first.request_header.is_none() && !first.is_pending;
-    let reads_tokens = !tokens.is_empty() || own_tokens.is_some() || reviews.tokens.is_some();
+    let reads_tokens =
+        config.token_file.is_some() || own_tokens.is_some() || reviews.tokens.is_some();
     if names_nobody && !reads_tokens {
         tracing::warn!(
             "no authentication method configured, callers reach the always-allow paths only"

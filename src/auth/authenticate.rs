@@ -34,7 +34,7 @@ use crate::tls::client_chain::{ClientAuthority, earliest_expiry, leaf};
 #[derive(Debug)]
 pub struct Authenticator {
     trust: View<Trust>,
-    tokens: Tokens,
+    tokens: View<Tokens>,
     own_tokens: Option<OwnTokens>,
     reviews: Option<TokenReviews>,
     anonymous: Anonymous,
@@ -144,7 +144,7 @@ impl Authenticator {
     /// Believes whom `trust` and `tokens` say.
     pub fn new(
         trust: View<Trust>,
-        tokens: Tokens,
+        tokens: View<Tokens>,
         anonymous: Anonymous,
         metrics: &Metrics,
     ) -> Result<Self, String> {
@@ -223,7 +223,7 @@ impl Authenticator {
         token: &[u8],
         asker: Asker<'_>,
     ) -> Result<Result<Arc<Caller>, String>, Rejection> {
-        if let Some(caller) = self.tokens.find(token) {
+        if let Some(caller) = self.tokens.load().find(token) {
             return Ok(Ok(Arc::clone(caller)));
         }
         let mut own = self.verified_here(token);
@@ -341,7 +341,7 @@ impl Authenticator {
     }
 
     fn by_token(&self, token: &[u8]) -> OfToken {
-        if let Some(caller) = self.tokens.find(token) {
+        if let Some(caller) = self.tokens.load().find(token) {
             return OfToken::Caller(Arc::clone(caller));
         }
         let refused = match self.verified_here(token) {
@@ -509,7 +509,7 @@ mod tests {
         let (publisher, view) = Publisher::new(trust(&authority, 0));
         let made = Authenticator::new(
             view,
-            Tokens::default(),
+            View::fixed(Tokens::default()),
             Anonymous::Refused,
             &Metrics::new().unwrap(),
         );

@@ -8,8 +8,10 @@ use foldhash::quality::RandomState;
 
 use super::caller::Caller;
 use crate::model::user::User;
+use crate::runtime::files::{Files, Unreadable};
+use crate::runtime::snapshot::View;
 
-/// Tokens with their users; the whole file is read once.
+/// Tokens with their users, as the file has them.
 #[derive(Debug, Default)]
 pub struct Tokens {
     callers: HashMap<Box<[u8]>, Arc<Caller>, RandomState>,
@@ -18,9 +20,12 @@ pub struct Tokens {
 /// What is wrong with a token file.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
-    /// The file cannot be read or is no CSV.
+    /// The file cannot be read.
+    #[error("token file: {0}")]
+    Unreadable(#[from] Unreadable),
+    /// The file is no CSV.
     #[error("token file '{path}': {error}")]
-    Read {
+    Csv {
         /// The file.
         path: String,
         /// Why.
@@ -52,17 +57,22 @@ pub enum TokenFileError {
 }
 
 impl Tokens {
+    /// The tokens in a file, for as long as `files` are followed.
+    pub fn follow(files: &mut Files, path: &Path) -> Result<View<Self>, TokenFileError> {
+        let place = path.display().to_string();
+        files.add("tokens", [path], move |[text]| Self::parse(&place, text))
+    }
+
     /// Reads `token,user,uid[,"group1,group2"]` lines. A line without token is skipped, and of a
     /// token that stands twice the last counts; both are warned of.
-    pub fn read(path: &Path) -> Result<Self, TokenFileError> {
-        let place = path.display().to_string();
-        let read_error = |error| TokenFileError::Read { path: place.clone(), error };
+    fn parse(place: &str, text: &[u8]) -> Result<Self, TokenFileError> {
+        let place = place.to_owned();
+        let read_error = |error| TokenFileError::Csv { path: place.clone(), error };
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .trim(csv::Trim::None)
-            .from_path(path)
-            .map_err(read_error)?;
+            .from_reader(text);
         let mut callers = HashMap::default();
         for record in reader.records() {
             let record = record.map_err(read_error)?;
@@ -108,9 +118,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Tokens, TokenFileError> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        Tokens::read(file.path())
+        Tokens::parse("tokens.csv", text.as_bytes())
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::backend::{Backend, HTTP1, HTTP2, Watch, serve, told};
 use crate::client::{Answer, Ask, Protocol};
 use crate::http2_client::Http2;
 use crate::pki::{Authority, Leaf, PKI, backend_tls};
-use crate::rig::{Rig, Setup, eventually, path, within};
+use crate::rig::{BOBS_TOKEN, Rig, Setup, eventually, path, within};
 use crate::tls::{client, connect, ours};
 
 /// A mounted Secret: each file is a link through one link to a directory, which is swapped.
@@ -280,4 +280,24 @@ async fn a_front_proxy_is_believed_for_as_long_as_its_authority_is_there() {
     let mut other = rig.connect(Protocol::Http2, Some(&other)).await;
     assert_eq!(name(&other.send(&ask).await), "carol");
     open.check().await;
+}
+
+#[tokio::test]
+async fn tokens_are_those_that_the_file_has_now() {
+    let backend = Backend::start("two", HTTP2);
+    let rig = Setup::new().service("two", &[backend.address()]).start().await;
+    let mut bob = rig.connect(Protocol::Http2, None).await;
+    let ask = |token: &str| Ask::get(path("two", "things")).bearer(token);
+    assert_eq!(bob.send(&ask(BOBS_TOKEN)).await.status, 200);
+    let carols = "carols-token";
+    let carol = async || {
+        let mut carol = rig.connect(Protocol::Http2, None).await;
+        carol.send(&ask(carols)).await.status
+    };
+    rename_over(&rig.path("tokens.csv"), &format!("{carols},carol,uid-8\n"));
+    eventually("a removed token", async || bob.send(&ask(BOBS_TOKEN)).await.status == 401).await;
+    assert_eq!(carol().await, 200);
+    fs::write(rig.path("tokens.csv"), "half,a").unwrap();
+    looked_at(&rig).await;
+    assert_eq!(carol().await, 200);
 }
