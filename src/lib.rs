@@ -38,7 +38,7 @@
 //! | part | what it is | may import |
 //! |---|---|---|
 //! | `model` | the rules: pure functions over plain data; no async, I/O, locks or clock | nothing |
-//! | `runtime` | snapshots, named tasks, the program's life, metrics | nothing |
+//! | `runtime` | snapshots, named tasks, followed files, the program's life, metrics | nothing |
 //! | `body` | one body for all that is carried; an abort is never an end | nothing |
 //! | `tls` | key pairs and authorities, both TLS configurations | `runtime` |
 //! | `frontend` | listener, data-plane threads, client connections, limits | `tls` |
@@ -51,7 +51,7 @@
 //! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |
 //! | `config` | kube-apiserver's flags and the file with the same settings, for each part | each part's `Config` |
-//! | `app` | puts the parts together; the only file that knows them all | everything |
+//! | `app` | puts the parts together; the only part that knows them all | everything |
 //! | `cli` | the command line | everything |
 //!
 //! # What always holds

@@ -43,6 +43,7 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
+use crate::tls::KeyPair;
 use crate::tls::expiry::{self, Kind, Watched};
 use crate::tls::server::{Shown, server_config};
 use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
@@ -103,7 +104,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
-    let fixed = certificates_in_use(core.as_ref())?;
+    let fixed = of_kubeconfig(core.as_ref())?;
     let (tls, configurations) = tls(config, &read.shown)?;
     let in_use = InUse::new(config, &read, fixed);
     let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
@@ -397,15 +398,13 @@ fn tls(config: &Config, shown: &Shown) -> anyhow::Result<(View<ServerConfig>, Ab
     Ok((view, tasks::spawn_owned("serving-certificates", follow)))
 }
 
-/// Everything from files whose end is to be seen coming.
-fn certificates_in_use(core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
-    let mut own = Vec::new();
-    if let Some(access) = core.map(|core| core.server().access())
-        && let Some(pair) = access.identity()?
-    {
-        own.push(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain));
-    }
-    Ok(own)
+/// The kubeconfig's certificate, whose end is to be seen coming; it is read at the start only.
+fn of_kubeconfig(core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
+    let Some(access) = core.map(|core| core.server().access()) else { return Ok(Vec::new()) };
+    let pair = access.identity()?;
+    let watched =
+        |pair: KeyPair| Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain);
+    Ok(pair.map(watched).into_iter().collect())
 }
 
 impl Running {

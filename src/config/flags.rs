@@ -89,7 +89,8 @@ pub struct Flags {
     /// when --tls-cert-file and --tls-private-key-file are given.
     #[arg(long, default_value = "apiserver.local.config/certificates", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = SECURE_SERVING)]
     pub cert_dir: PathBuf,
-    /// File with the x509 certificate for HTTPS, intermediates after it.
+    /// File with the x509 certificate for HTTPS, intermediates after it. Certificate and key are read
+    /// again when they change.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
     pub tls_cert_file: Option<PathBuf>,
     /// File with the x509 private key matching --tls-cert-file.
@@ -97,7 +98,7 @@ pub struct Flags {
     pub tls_private_key_file: Option<PathBuf>,
     /// A certificate and its key for clients that ask for certain names, which may follow, also as
     /// wildcards: foo.crt,foo.key:*.foo.com,foo.com. Without names those in the certificate count.
-    /// Given several times for several pairs; earlier ones win.
+    /// Given several times for several pairs; earlier ones win. They are read again when they change.
     #[arg(long, action = ArgAction::Append, value_name = "CERT,KEY[:NAMES]", value_hint = ValueHint::FilePath, help_heading = SECURE_SERVING)]
     pub tls_sni_cert_key: Vec<SniPair>,
     /// The oldest version of TLS that clients may speak: VersionTLS12 or VersionTLS13.
@@ -117,10 +118,11 @@ pub struct Flags {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = values::boolean, value_name = "BOOL", help_heading = AUTHENTICATION)]
     pub anonymous_auth: Option<bool>,
     /// Requests with a client certificate signed by one of these authorities are authenticated with
-    /// its common name.
+    /// its common name. The file is read again when it changes.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub client_ca_file: Option<PathBuf>,
-    /// Authorities of front proxies: whom they vouch for is believed about the user name headers.
+    /// Authorities of front proxies: whom they vouch for is believed about the user name headers. The
+    /// file is read again when it changes.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub requestheader_client_ca_file: Option<PathBuf>,
     /// Common names of front proxies; empty for any that the authorities vouch for.
@@ -138,7 +140,7 @@ pub struct Flags {
     /// Request header prefixes to inspect for extra keys.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "x-remote-extra-", value_name = "PREFIXES", help_heading = AUTHENTICATION)]
     pub requestheader_extra_headers_prefix: Vec<String>,
-    /// CSV file with static tokens: token,user,uid,"group1,group2".
+    /// CSV file with static tokens: token,user,uid,"group1,group2". It is read again when it changes.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub token_auth_file: Option<PathBuf>,
     /// Tokens that are verified here.
@@ -190,7 +192,8 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_values = ["/healthz", "/readyz", "/livez"], value_name = "PATHS", help_heading = AUTHORIZATION)]
     pub authorization_always_allow_paths: Vec<String>,
 
-    /// Client certificate that proves portico's identity to extension API servers.
+    /// Client certificate that proves portico's identity to extension API servers. Certificate and
+    /// key are read again when they change.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AGGREGATION)]
     pub proxy_client_cert_file: Option<PathBuf>,
     /// Private key matching --proxy-client-cert-file.

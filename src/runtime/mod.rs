@@ -1,5 +1,5 @@
-//! What every part stands on: published snapshots, named tasks, the program's life, logs, metrics and
-//! spans.
+//! What every part stands on: published snapshots, named tasks, followed files, the program's life, logs,
+//! metrics and spans.
 //!
 //! Nothing here knows about Kubernetes or HTTP; every part may import it.
 
