@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use rustls::ServerConfig;
 
-use crate::auth::{GivenTrust, Tokens};
+use crate::auth::{self, GivenTrust, Tokens, Trust};
 use crate::config::Config;
 use crate::runtime::files::Files;
 use crate::runtime::snapshot::{Publisher, View};
@@ -13,32 +14,73 @@ use crate::tls::client_chain::ClientAuthority;
 use crate::tls::cluster_trust::ClusterTrust;
 use crate::tls::expiry::{Kind, Watched};
 use crate::tls::pki::serving_pair;
-use crate::tls::server::Shown;
+use crate::tls::server::{Shown, server_config};
 use crate::tls::{KeyPair, follow_key_pair};
 
 /// What files say, each part as they have it now.
 pub(super) struct FromFiles {
+    files: Files,
     /// What clients are shown.
-    pub(super) shown: Shown,
+    shown: Shown,
     /// By what extension API servers know portico.
     pub(super) proxy_client: Option<View<KeyPair>>,
     /// Who vouches for callers.
-    pub(super) trust: GivenTrust,
+    trust: GivenTrust,
     /// The tokens of callers.
-    pub(super) tokens: View<Tokens>,
+    tokens: View<Tokens>,
 }
 
 impl FromFiles {
-    /// Reads them all; they are followed with `files`.
-    pub(super) fn read(config: &Config, files: &mut Files) -> anyhow::Result<Self> {
+    /// Reads them all.
+    pub(super) fn read(config: &Config) -> anyhow::Result<Self> {
+        let mut followed = Files::default();
+        let files = &mut followed;
         let tokens = config.auth.token_file.as_deref().map(|file| Tokens::follow(files, file));
         Ok(Self {
             tokens: tokens.transpose()?.unwrap_or_else(|| View::fixed(Tokens::default())),
             shown: shown(config, files)?,
             proxy_client: proxy_client_pair(config, files)?,
             trust: GivenTrust::read(&config.auth, files)?,
+            files: followed,
         })
     }
+
+    /// What the program is to see of them, and of what the `cluster` says, and the tasks that follow
+    /// both; `fixed` are certificates that stay what they are.
+    pub(super) fn follow(
+        self,
+        config: &Config,
+        fixed: Vec<Watched>,
+        cluster: Option<View<ClusterTrust>>,
+    ) -> anyhow::Result<(Followed, Vec<AbortOnDrop>)> {
+        let certificates = InUse::new(config, &self, fixed);
+        let (publisher, tls) = Publisher::new(server_config(&config.tls, &self.shown.now())?);
+        let shown = self.shown.follow(config.tls.clone(), publisher);
+        let (publisher, in_use) = Publisher::new(certificates.now());
+        let certificates = certificates.publish(self.files.changes(), cluster.clone(), publisher);
+        let said = cluster.as_ref().map(View::load);
+        let (publisher, trust) = Publisher::new(self.trust.trust(said.as_deref(), 0));
+        let trusted = auth::follow(self.trust, cluster, publisher);
+        let tasks = vec![
+            spawn_owned("serving-certificates", shown),
+            spawn_owned("certificates-in-use", certificates),
+            spawn_owned("trust", trusted),
+            spawn_owned("files", self.files.follow()),
+        ];
+        Ok((Followed { tls, in_use, trust, tokens: self.tokens }, tasks))
+    }
+}
+
+/// What changes with files and the cluster.
+pub(super) struct Followed {
+    /// The configuration for the next handshake with a client.
+    pub(super) tls: View<ServerConfig>,
+    /// The certificates whose end is to be seen coming.
+    pub(super) in_use: View<Vec<Watched>>,
+    /// Who vouches for callers.
+    pub(super) trust: View<Trust>,
+    /// The tokens of callers.
+    pub(super) tokens: View<Tokens>,
 }
 
 fn shown(config: &Config, files: &mut Files) -> anyhow::Result<Shown> {
@@ -71,7 +113,7 @@ fn self_signed(config: &Config) -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// The certificates from files whose end is to be seen coming.
-pub(super) struct InUse {
+struct InUse {
     shown: Shown,
     /// With where it is from.
     proxy_client: Option<(View<KeyPair>, String)>,
@@ -115,19 +157,10 @@ impl InUse {
         all
     }
 
-    /// These with what the cluster publishes, and the task that follows both.
-    pub(super) fn follow(
-        self,
-        changes: View<u64>,
-        cluster: Option<View<ClusterTrust>>,
-    ) -> (View<Vec<Watched>>, AbortOnDrop) {
-        let (publisher, view) = Publisher::new(self.now());
-        (view, spawn_owned("certificates-in-use", self.publish(changes, cluster, publisher)))
-    }
-
+    /// Publishes these with what the cluster publishes, whenever either changes.
     async fn publish(
         self,
-        mut changes: View<u64>,
+        mut files: View<u64>,
         cluster: Option<View<ClusterTrust>>,
         publisher: Publisher<Vec<Watched>>,
     ) {
@@ -136,8 +169,8 @@ impl InUse {
         while files_change || cluster_changes {
             publisher.publish(self.now().into_iter().chain(cluster.load().watched()).collect());
             tokio::select! {
-                changed = changes.changed(), if files_change => files_change = changed,
-                changed = cluster.changed(), if cluster_changes => cluster_changes = changed,
+                goes_on = files.changed(), if files_change => files_change = goes_on,
+                goes_on = cluster.changed(), if cluster_changes => cluster_changes = goes_on,
             }
         }
     }

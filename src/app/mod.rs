@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use http::Request;
 use jiff::Timestamp;
-use rustls::ServerConfig;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -23,8 +22,8 @@ use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{
-    self, Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, GivenTrust, Mode, OwnTokens,
-    Reviews, StartedTokens, Tokens, Trust,
+    self, Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, Mode, OwnTokens, Reviews,
+    StartedTokens, Tokens, Trust,
 };
 use crate::body::Body;
 use crate::config::Config;
@@ -34,7 +33,6 @@ use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
 use crate::runtime::descriptors;
-use crate::runtime::files::Files;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
@@ -45,9 +43,8 @@ use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::KeyPair;
 use crate::tls::expiry::{self, Kind, Watched};
-use crate::tls::server::{Shown, server_config};
 use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
-use files::{FromFiles, InUse};
+use files::{Followed, FromFiles};
 
 /// How long requests under way may take to end when the program ends.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
@@ -95,20 +92,18 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let mut upstream_config = tuning.upstream;
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
-    let mut files = Files::default();
-    let read = FromFiles::read(config, &mut files)?;
-    upstream_config.identity = read.proxy_client.clone();
+    let read = FromFiles::read(config)?;
+    upstream_config.identity.clone_from(&read.proxy_client);
     let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
     let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
-    let fixed = of_kubeconfig(core.as_ref())?;
-    let (tls, configurations) = tls(config, &read.shown)?;
-    let in_use = InUse::new(config, &read, fixed);
     let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
-    let (in_use, follow_in_use) = in_use.follow(files.changes(), cluster_trust);
+    let (followed, mut tasks) =
+        read.follow(config, of_kubeconfig(core.as_ref())?, cluster_trust)?;
+    let Followed { tls, in_use, trust, tokens } = followed;
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
@@ -118,7 +113,6 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
-    let (trust, follow_trust) = trust(read.trust, seen.as_ref());
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
     inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
     let inquiry = inquiry.map(|inquiry| {
@@ -126,12 +120,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
     });
     let services = Services {
-        auth: auth(
-            &config.auth,
-            (trust, read.tokens),
-            (core.as_ref(), &upstream_config),
-            &metrics,
-        )?,
+        auth: auth(&config.auth, (trust, tokens), (core.as_ref(), &upstream_config), &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -141,12 +130,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     };
     let proxy = Proxy::new(config.proxy.clone(), services, drain.clone(), &metrics);
 
-    let context = Context {
-        limits: config.frontend.limits.clone(),
-        tls,
-        drain,
-        metrics: Arc::clone(&metrics),
-    };
+    let limits = config.frontend.limits.clone();
+    let context = Context { limits, tls, drain, metrics: Arc::clone(&metrics) };
     descriptors::raise_limit(config.frontend.limits.connections_max);
     let access_log = access_log(config.proxy.access_log.as_ref(), &metrics)?;
     let kept_log = access_log.as_ref().map(|(log, _)| Arc::clone(log));
@@ -161,10 +146,8 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     ];
     let control =
         Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
-    let mut tasks = control_tasks(config, control, store, &readiness, cluster);
+    tasks.extend(control_tasks(config, control, store, &readiness, cluster));
     tasks.extend(expiry);
-    tasks.extend([configurations, follow_in_use, follow_trust]);
-    tasks.push(tasks::spawn_owned("files", files.follow()));
     tasks.extend([conditions, inquiry].into_iter().flatten());
     tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
@@ -245,14 +228,6 @@ fn write_availability(
     let (lease, conditions) =
         availability::start(servers, namespace, store.clone(), seen, drain.clone());
     (Some(lease), Some(conditions))
-}
-
-/// Who vouches for callers, and the task that follows what files and the cluster say of it.
-fn trust(given: GivenTrust, seen: Option<&Seen>) -> (View<Trust>, AbortOnDrop) {
-    let cluster = seen.map(|seen| seen.trust.clone());
-    let said = cluster.as_ref().map(View::load);
-    let (publisher, trust) = Publisher::new(given.trust(said.as_deref(), 0));
-    (trust, tasks::spawn_owned("trust", auth::follow(given, cluster, publisher)))
 }
 
 /// The control loop, and those who bring it its objects.
@@ -388,14 +363,6 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
         certificates: certificates.clone(),
         cluster: None,
     }
-}
-
-/// The configuration for the next handshake with a client, and the task that renews it.
-fn tls(config: &Config, shown: &Shown) -> anyhow::Result<(View<ServerConfig>, AbortOnDrop)> {
-    let first = server_config(&config.tls, &shown.now())?;
-    let (publisher, view) = Publisher::new(first);
-    let follow = shown.clone().follow(config.tls.clone(), publisher);
-    Ok((view, tasks::spawn_owned("serving-certificates", follow)))
 }
 
 /// The kubeconfig's certificate, whose end is to be seen coming; it is read at the start only.

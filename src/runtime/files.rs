@@ -162,8 +162,8 @@ pub struct Files {
 
 impl Default for Files {
     fn default() -> Self {
-        let (changes, changed) = Publisher::new(0);
-        Self { sources: Vec::new(), changes, changed }
+        let (publisher, view) = Publisher::new(0);
+        Self { sources: Vec::new(), changes: publisher, changed: view }
     }
 }
 
@@ -314,7 +314,7 @@ mod tests {
 
     fn number<const N: usize>(contents: [&[u8]; N]) -> Result<u64, Unparsed> {
         let texts = contents.map(|bytes| str::from_utf8(bytes).unwrap_or_default());
-        texts.concat().parse().map_err(|_| Unparsed("no number".to_owned()))
+        texts.concat().parse().map_err(|error: std::num::ParseIntError| Unparsed(error.to_string()))
     }
 
     #[derive(Debug)]

@@ -67,7 +67,7 @@ pub async fn replaced<T>(view: &mut Option<View<T>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl<T> Clone for View<T> {

@@ -45,7 +45,7 @@ impl Shown {
         let waiting = views.map(|view| {
             Box::pin(async {
                 if !view.changed().await {
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             })
         });
