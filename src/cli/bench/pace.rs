@@ -200,21 +200,43 @@ mod tests {
         }
     }
 
+    /// A hundred reads a second, all of them released.
+    fn released(start: Instant, counted: Instant, end: Instant) -> Rate {
+        Rate {
+            schedule: Schedule { rate: 100.0 },
+            start,
+            counted,
+            end,
+            due: Semaphore::new(Semaphore::MAX_PERMITS),
+            begun: AtomicU64::new(0),
+        }
+    }
+
     #[tokio::test]
     async fn a_read_that_had_to_wait_counts_from_when_it_was_due_and_the_rest_is_unsent() {
         let start = Instant::now();
-        let end = start + Duration::from_millis(200);
-        let pace = Pace::new(Some(100.0), start, start, end).unwrap();
-        let first = pace.next().await.unwrap();
-        assert!(first.since >= start);
-        // The server keeps the only client busy to the end.
-        tokio::time::sleep_until((start + Duration::from_millis(180)).into()).await;
-        let second = pace.next().await.unwrap();
-        assert_eq!(second.since, start + Duration::from_millis(10));
-        assert_eq!(second.late, Duration::ZERO);
-        tokio::time::sleep_until((end + Duration::from_millis(20)).into()).await;
-        assert_eq!(pace.unsent(start, end), 18);
-        assert_eq!(pace.unsent(start + Duration::from_millis(100), end), 10);
+        let at = |millis| start + Duration::from_millis(millis);
+        let rate = released(start, start, at(200));
+        assert_eq!(rate.next(|| at(1)).await.unwrap().since, start);
+        // The server keeps the only client busy nearly to the end.
+        let second = rate.next(|| at(180)).await.unwrap();
+        assert_eq!((second.since, second.late), (at(10), Duration::ZERO));
+        let pace = Pace::Rate(Arc::new(rate));
+        assert_eq!(pace.unsent(start, at(200)), 18);
+        assert_eq!(pace.unsent(at(100), at(200)), 10);
+    }
+
+    #[tokio::test]
+    async fn reads_are_handed_out_until_the_end() {
+        let start = Instant::now();
+        let end = start + Duration::from_millis(50);
+        let pace = Pace::new(Some(1000.0), start, start, end).unwrap();
+        let mut turns: u64 = 0;
+        while let Some(turn) = pace.next().await {
+            assert!(turn.since >= start);
+            turns += 1;
+        }
+        assert_eq!(turns + pace.unsent(start, end), 50);
     }
 
     #[tokio::test]
@@ -223,14 +245,7 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         for warm_up in [0, 500, 5000] {
             let (counted, end) = (at(warm_up), at(warm_up + 1000));
-            let rate = Rate {
-                schedule: Schedule { rate: 100.0 },
-                start,
-                counted,
-                end,
-                due: Semaphore::new(Semaphore::MAX_PERMITS),
-                begun: AtomicU64::new(0),
-            };
+            let rate = released(start, counted, end);
             if warm_up > 0 {
                 let first = rate.next(|| at(warm_up - 1)).await.unwrap();
                 assert_eq!(first.since, start);
