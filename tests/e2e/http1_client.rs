@@ -32,6 +32,8 @@ impl Http1 {
 
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        // What the socket did not take waits in the TLS session until someone asks.
+        self.stream.flush().await.unwrap();
     }
 
     /// Writes a request; names go in the case in which they stand.
