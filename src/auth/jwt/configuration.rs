@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::model::configuration_file;
+
 const API_VERSIONS: [&str; 3] = [
     "apiserver.config.k8s.io/v1",
     "apiserver.config.k8s.io/v1beta1",
@@ -113,17 +115,9 @@ pub(super) struct UserValidationRule {
 impl AuthenticationConfiguration {
     /// Reads YAML or JSON, strictly.
     pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let file: Self = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| vec![error.to_string()])?;
-        let mut faults = Vec::new();
-        if !API_VERSIONS.contains(&&*file.api_version) {
-            let known = API_VERSIONS.join(", ");
-            faults.push(format!("apiVersion: \"{}\" is not one of {known}", file.api_version));
-        }
-        if file.kind != KIND {
-            faults.push(format!("kind: \"{}\" is not {KIND}", file.kind));
-        }
+        let file: Self = configuration_file::parse(text)?;
+        let found = (&*file.api_version, &*file.kind);
+        let faults = configuration_file::faults_of_type(found, (&API_VERSIONS, KIND));
         if faults.is_empty() { Ok(file) } else { Err(faults) }
     }
 }

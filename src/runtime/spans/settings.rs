@@ -6,6 +6,7 @@ use http::Uri;
 use serde::Deserialize;
 
 use super::{MILLION, SpansError};
+use crate::model::configuration_file;
 
 const API_VERSIONS: [&str; 3] = [
     "apiserver.config.k8s.io/v1",
@@ -48,17 +49,9 @@ impl Settings {
     }
 
     fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let file: TracingConfiguration = serde_saphyr::from_str_with_options(text, options)
-            .map_err(|error| vec![error.to_string()])?;
-        let mut faults = Vec::new();
-        if !API_VERSIONS.contains(&&*file.api_version) {
-            let known = API_VERSIONS.join(", ");
-            faults.push(format!("apiVersion: \"{}\" is not one of {known}", file.api_version));
-        }
-        if file.kind != KIND {
-            faults.push(format!("kind: \"{}\" is not {KIND}", file.kind));
-        }
+        let file: TracingConfiguration = configuration_file::parse(text)?;
+        let found = (&*file.api_version, &*file.kind);
+        let mut faults = configuration_file::faults_of_type(found, (&API_VERSIONS, KIND));
         let rate = file.sampling_rate_per_million.unwrap_or_default();
         let rate_per_million = u32::try_from(rate).ok().filter(|&rate| rate <= MILLION);
         if rate_per_million.is_none() {
