@@ -1,11 +1,12 @@
-//! What every part stands on: published snapshots, named tasks, followed files, the program's life, logs,
-//! metrics and spans.
+//! What every part stands on: published snapshots, named tasks, files that are followed or kept, the
+//! program's life, logs, metrics and spans.
 //!
 //! Nothing here knows about Kubernetes or HTTP; every part may import it.
 
 pub mod background;
 pub mod descriptors;
 pub mod files;
+pub mod kept_file;
 pub mod lifecycle;
 pub mod lines;
 pub mod snapshot;

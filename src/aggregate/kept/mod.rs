@@ -1,14 +1,11 @@
 //! What servers answered last, kept across restarts: one file per APIService.
 //!
-//! Files are written whole or not at all, and only their owner can read them. What cannot be read
-//! is reported and left out, since all of it can be asked for again. Everything here blocks.
+//! What cannot be read is reported and left out, since all of it can be asked for again. Everything
+//! here blocks.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirEntry};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
@@ -20,6 +17,7 @@ use serde_json::value::RawValue;
 use crate::model::discovery::aggregated::Resource;
 use crate::model::discovery::legacy::ApiResource;
 use crate::model::fault::ServicePort;
+use crate::runtime::kept_file;
 use crate::upstream::BackendSpec;
 
 /// Where the files are within the data directory.
@@ -28,16 +26,10 @@ const DIRECTORY: &str = "discovery";
 /// How the files are written; those of another format are left out.
 const FORMAT: u64 = 1;
 
-/// The largest file, in bytes: fields that a server leaves out are written here, so it may have
-/// some times the size of the server's answers.
-const FILE_BYTES_MAX: usize = 64 << 20;
-
 /// The longest name of an APIService, in bytes: file systems take 255, the ending included.
 const NAME_BYTES_MAX: usize = 250;
 
 const ENDING: &str = ".json";
-/// Such files were being written when the program ended.
-const PARTIAL_ENDING: &str = ".partial";
 
 /// The last good answer for one APIService.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,26 +110,14 @@ struct Legacy {
 #[derive(Debug)]
 pub(super) struct Kept {
     directory: PathBuf,
-    /// How many files were begun, for their names until they are complete.
-    begun: AtomicU64,
 }
 
 impl Kept {
     /// Makes the directory below the data directory if need be, and removes what a crash left.
     pub(super) fn open(data_directory: &Path) -> io::Result<Self> {
         let directory = data_directory.join(DIRECTORY);
-        let open = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-            for entry in fs::read_dir(&directory)? {
-                let entry = entry?;
-                if is_partial(&entry.file_name()) {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(())
-        };
-        open().map_err(|error| at(&directory, &error))?;
-        Ok(Self { directory, begun: AtomicU64::new(0) })
+        kept_file::open_directory(&directory)?;
+        Ok(Self { directory })
     }
 
     /// Everything that can be read, by the APIServices' names.
@@ -171,26 +151,17 @@ impl Kept {
     /// Keeps what the APIService's server answered, instead of what was kept of it.
     pub(super) fn put(&self, name: &str, record: &Record) -> io::Result<()> {
         let path = self.path(name)?;
-        let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        let partial =
-            self.directory.join(format!(".{}-{number}{PARTIAL_ENDING}", std::process::id()));
-        let put = || {
-            write(&partial, &encode(name, record)?)?;
-            // Not followed by a sync of the directory: after a crash either file will do.
-            fs::rename(&partial, &path)
-        };
-        put().map_err(|error| {
-            // It may never have been made; what counts is why the rest failed.
-            fs::remove_file(&partial).ok();
-            at(&path, &error)
-        })
+        let contents = encode(name, record).map_err(|error| kept_file::at(&path, &error))?;
+        kept_file::replace(&path, &contents)
     }
 
     /// Forgets what was kept of the APIService, if anything.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&path, &error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(kept_file::at(&path, &error))
+            }
             _ => Ok(()),
         }
     }
@@ -222,16 +193,6 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| is_plain(byte) || byte == b'.')
 }
 
-fn is_partial(file_name: &OsStr) -> bool {
-    file_name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(PARTIAL_ENDING))
-}
-
-fn write(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(contents)?;
-    file.sync_all()
-}
-
 fn encode(name: &str, record: &Record) -> io::Result<Vec<u8>> {
     let service = &record.identity.service;
     let contents = Contents {
@@ -245,35 +206,21 @@ fn encode(name: &str, record: &Record) -> io::Result<Vec<u8>> {
         resources: serde_json::from_slice(&record.resources)?,
         legacy: record.legacy.as_deref().map(serde_json::from_slice).transpose()?,
     };
-    let contents = serde_json::to_vec(&contents)?;
-    if contents.len() > FILE_BYTES_MAX {
-        return Err(too_large());
-    }
-    Ok(contents)
+    Ok(serde_json::to_vec(&contents)?)
 }
 
 fn read(path: &Path, name: &str) -> io::Result<Record> {
-    // Looked at first, since opening a pipe would wait for who writes to it.
-    if !fs::symlink_metadata(path)?.is_file() {
-        return Err(invalid("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
-    File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(too_large());
-    }
-    decode(&Bytes::from(bytes), name)
+    decode(&Bytes::from(kept_file::read(path)?), name)
 }
 
 fn decode(bytes: &Bytes, name: &str) -> io::Result<Record> {
     let head: Head = serde_json::from_slice(bytes)?;
     if head.format != FORMAT {
-        return Err(invalid(format!("of format {}, not {FORMAT}", head.format)));
+        return Err(kept_file::invalid(format!("of format {}, not {FORMAT}", head.format)));
     }
     let contents: Contents<'_> = serde_json::from_slice(bytes)?;
     if contents.name != name {
-        return Err(invalid(format!("that of {:?}", contents.name)));
+        return Err(kept_file::invalid(format!("that of {:?}", contents.name)));
     }
     // What is shown to clients is made of these, so they must be what they should be.
     drop(serde_json::from_str::<Vec<Resource>>(contents.resources.get())?);
@@ -294,18 +241,6 @@ fn decode(bytes: &Bytes, name: &str) -> io::Result<Record> {
         resources: part(contents.resources),
         legacy: contents.legacy.map(part),
     })
-}
-
-fn too_large() -> io::Error {
-    invalid(format!("larger than {FILE_BYTES_MAX} bytes"))
-}
-
-fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem)
-}
-
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

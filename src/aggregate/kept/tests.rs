@@ -1,11 +1,13 @@
 //! What is kept survives restarts and crashes, and nothing else is taken for it.
 
+use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::runtime::kept_file::FILE_BYTES_MAX;
 
 const NAME: &str = "v1.example.com";
 const RESOURCES: &str = r#"[{"resource":"things","responseKind":{"group":"","version":"","kind":"Thing"},"scope":"Cluster","singularResource":"","verbs":null}]"#;

@@ -1,12 +1,10 @@
 //! What the cluster said last, kept across restarts in one file, for a start while the core API server
 //! does not answer.
 //!
-//! The file is written whole or not at all, and only its owner can read it. Everything here blocks.
+//! Everything here blocks.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Service;
@@ -14,16 +12,13 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::kept_file;
 use crate::store::Object;
 
 /// The file within the data directory.
 const FILE: &str = "cluster.json";
-/// How the file is called while it is being written.
-const PARTIAL: &str = ".cluster.json.partial";
 /// How the file is written; one of another format is left out.
 const FORMAT: u64 = 1;
-/// The largest file, in bytes: some 100,000 objects.
-const FILE_BYTES_MAX: usize = 64 << 20;
 
 /// What a cluster said last.
 #[derive(Clone, Debug, Default)]
@@ -63,11 +58,7 @@ pub(super) struct Kept {
 impl Kept {
     /// Makes the data directory if need be; `server` tells one cluster from another.
     pub(super) fn open(directory: &Path, server: &str) -> io::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| at(directory, &error))?;
+        kept_file::open_directory(directory)?;
         Ok(Self { directory: directory.to_owned(), server: server.to_owned() })
     }
 
@@ -85,23 +76,17 @@ impl Kept {
     }
 
     fn read(&self, path: &Path) -> io::Result<State> {
-        // Looked at first, since opening a pipe would wait for who writes to it.
-        if !fs::symlink_metadata(path)?.is_file() {
-            return Err(invalid("not a regular file"));
-        }
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
-        File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() > FILE_BYTES_MAX {
-            return Err(invalid(format!("larger than {FILE_BYTES_MAX} bytes")));
-        }
+        let bytes = kept_file::read(path)?;
         let head: Head = serde_json::from_slice(&bytes)?;
         if head.format != FORMAT {
-            return Err(invalid(format!("of format {}, not {FORMAT}", head.format)));
+            return Err(kept_file::invalid(format!("of format {}, not {FORMAT}", head.format)));
         }
         let contents: Contents = serde_json::from_slice(&bytes)?;
         if contents.server != self.server {
-            return Err(invalid(format!("that of {}, not of {}", contents.server, self.server)));
+            return Err(kept_file::invalid(format!(
+                "that of {}, not of {}",
+                contents.server, self.server
+            )));
         }
         let mut objects = Vec::new();
         let put = |object| Object::ApiService(Box::new(object));
@@ -132,34 +117,16 @@ impl Kept {
                 Object::Endpoints(_) => {}
             }
         }
-        let (path, partial) = (self.directory.join(FILE), self.directory.join(PARTIAL));
-        let save = || {
-            let bytes = serde_json::to_vec(&contents)?;
-            if bytes.len() > FILE_BYTES_MAX {
-                return Err(invalid(format!("larger than {FILE_BYTES_MAX} bytes")));
-            }
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            // Not followed by a sync of the directory: after a crash either file will do.
-            fs::rename(&partial, &path)
-        };
-        save().map_err(|error| at(&path, &error))
+        let path = self.directory.join(FILE);
+        let bytes = serde_json::to_vec(&contents)?;
+        kept_file::replace(&path, &bytes)
     }
-}
-
-fn invalid(problem: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, problem)
-}
-
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
