@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
 
 use super::ca_bundles::CaBundles;
-use crate::model::api_service::DEFAULT_PORT;
+use crate::model::api_service::service_of;
 use crate::model::availability::{Facts, Verdict, decide};
 use crate::model::discovery::policy::Policy;
 use crate::model::endpoints::{EndpointRouting, service_name_of, slices_of};
@@ -220,7 +220,7 @@ impl Index {
         }
         self.remove_api_service(name, affected);
         self.api_services.insert(Arc::clone(name), Arc::clone(stored));
-        if let Some(service) = service_ref(spec_of(object)) {
+        if let Some(service) = service_of(spec_of(object)) {
             let facts = self.services.entry(service_key(&service)).or_default();
             facts.api_services.insert(Arc::clone(name));
         }
@@ -231,7 +231,7 @@ impl Index {
         let Some(before) = self.api_services.remove(name) else { return };
         affected.insert(Arc::clone(name));
         let spec = before.object.as_api_service().map(spec_of);
-        if let Some(service) = spec.and_then(service_ref) {
+        if let Some(service) = spec.and_then(service_of) {
             let mut unconcerned = Names::new();
             self.edit(&service_key(&service), &mut unconcerned, |facts| {
                 facts.api_services.remove(name);
@@ -244,7 +244,7 @@ impl Index {
         let ca_bundles = &mut self.ca_bundles;
         let object = self.api_services.get(name)?.object.as_api_service()?;
         let spec = spec_of(object);
-        let service_ref = service_ref(spec);
+        let service_ref = service_of(spec);
         let facts =
             service_ref.as_ref().and_then(|service| self.services.get(&service_key(service)));
         let slices = facts.map(ServiceFacts::slices).unwrap_or_default();
@@ -287,17 +287,6 @@ fn spec_of(object: &APIService) -> &APIServiceSpec {
 fn annotations_of(object: &APIService) -> &BTreeMap<String, String> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     object.metadata.annotations.as_ref().unwrap_or(&NONE)
-}
-
-fn service_ref(spec: &APIServiceSpec) -> Option<ServicePort> {
-    let service = spec.service.as_ref()?;
-    let port = service.port.map_or(Ok(DEFAULT_PORT), u16::try_from);
-    Some(ServicePort {
-        namespace: service.namespace.as_deref().unwrap_or_default().into(),
-        name: service.name.as_deref().unwrap_or_default().into(),
-        // Validation lets no other number in; 0 is a port that no service has.
-        port: port.unwrap_or_default(),
-    })
 }
 
 fn service_key(service: &ServicePort) -> Key {

@@ -10,10 +10,11 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
 use serde_json::Value;
 
 use super::availability::AVAILABLE;
+use super::fault::ServicePort;
 use super::field_error::FieldError;
 
 /// The port of a service reference that names none.
-pub const DEFAULT_PORT: u16 = 443;
+const DEFAULT_PORT: u16 = 443;
 /// `spec.groupPriorityMinimum` is at most this.
 const GROUP_PRIORITY_MAX: i32 = 20_000;
 /// `spec.versionPriority` is at most this.
@@ -28,6 +29,18 @@ pub(super) const NOT_A_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must co
 const NOT_A_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
     '-', start with an alphabetic character, and end with an alphanumeric character \
     (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+/// The service that an APIService names, with the default port.
+pub fn service_of(spec: &APIServiceSpec) -> Option<ServicePort> {
+    let service = spec.service.as_ref()?;
+    let port = service.port.map_or(Ok(DEFAULT_PORT), u16::try_from);
+    Some(ServicePort {
+        namespace: service.namespace.as_deref().unwrap_or_default().into(),
+        name: service.name.as_deref().unwrap_or_default().into(),
+        // Validation lets no other number in; 0 is a port that no service has.
+        port: port.unwrap_or_default(),
+    })
+}
 
 /// Fills in the only default there is: the port of a service that names none.
 pub fn set_defaults(object: &mut APIService) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceSpec};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use super::facts::{
 };
 use super::source::Source;
 use crate::model::accept::DISCOVERY_JSON;
-use crate::model::api_service::DEFAULT_PORT;
+use crate::model::api_service::service_of;
 use crate::model::discovery::parse;
 use crate::model::endpoints::{EndpointRouting, Targets, resolve};
 use crate::model::fault::{Fault, Hop, ServicePort};
@@ -74,7 +74,7 @@ impl Prober<'_> {
             name: name.to_owned(),
             source: self.source.name().to_owned(),
             similar,
-            service_ref: service_ref(&spec),
+            service_ref: service_of(&spec),
             service: Sought::Missing,
             slices: Sought::Missing,
             routing: self.routing,
@@ -268,17 +268,6 @@ fn verdict(
         };
         Disbelief { hop, detail: error.to_string() }
     }))
-}
-
-/// The service of an APIService, with the default port.
-fn service_ref(spec: &APIServiceSpec) -> Option<ServicePort> {
-    let service = spec.service.as_ref()?;
-    let port = service.port.map_or(Ok(DEFAULT_PORT), u16::try_from);
-    Some(ServicePort {
-        namespace: service.namespace.as_deref().unwrap_or_default().into(),
-        name: service.name.as_deref().unwrap_or_default().into(),
-        port: port.unwrap_or_default(),
-    })
 }
 
 /// A list that the version's document says there is: one object of the first resource.
