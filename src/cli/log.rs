@@ -93,20 +93,22 @@ mod tests {
         String::from_utf8(bytes).unwrap()
     }
 
+    /// Every message that is tried.
+    const ALL: [&str; 6] = [
+        "proxy info",
+        "proxy debug",
+        "auth debug",
+        "library info",
+        "library debug",
+        "watcher error",
+    ];
+
     #[track_caller]
     fn check(verbosity: u8, parts: &[(&'static str, u8)], expected: &[&str]) {
         let parts = parts.iter().map(|&(part, level)| PartLevel { part, level }).collect();
         let config = LogConfig { format: LogFormat::Text, verbosity, parts };
         let text = logged(&config);
-        let all = [
-            "proxy info",
-            "proxy debug",
-            "auth debug",
-            "library info",
-            "library debug",
-            "watcher error",
-        ];
-        let found: Vec<_> = all.into_iter().filter(|message| text.contains(message)).collect();
+        let found: Vec<_> = ALL.into_iter().filter(|message| text.contains(message)).collect();
         assert_eq!(found, expected, "{text}");
     }
 
@@ -116,17 +118,9 @@ mod tests {
         check(0, &[], &quiet);
         check(2, &[], &quiet);
         check(3, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
-        let all = [
-            "proxy info",
-            "proxy debug",
-            "auth debug",
-            "library info",
-            "library debug",
-            "watcher error",
-        ];
         check(4, &[], &["proxy info", "proxy debug", "auth debug", "library info"]);
-        check(6, &[], &all);
-        check(10, &[], &all);
+        check(6, &[], &ALL);
+        check(10, &[], &ALL);
         check(0, &[("auth", 4)], &["proxy info", "auth debug", "library info"]);
         check(3, &[("proxy", 0)], &["proxy info", "auth debug", "library info"]);
         check(0, &[("auth", 4), ("auth", 0)], &quiet);

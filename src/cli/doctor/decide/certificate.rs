@@ -4,7 +4,7 @@ use crate::cli::doctor::certificate::Certificate;
 use crate::cli::doctor::facts::{
     Answer, AsProxy, ClusterTrust, EndpointFacts, Facts, Identity, Sought, TlsFacts,
 };
-use crate::cli::doctor::finding::{Finding, Step};
+use crate::cli::doctor::finding::{Finding, Outcome, Step};
 use crate::model::expiry::nearness;
 use crate::model::fault::{Fault, Hop};
 use crate::model::remedy;
@@ -36,6 +36,24 @@ pub(super) fn decide(facts: &Facts, endpoint: &EndpointFacts) -> Finding {
     let finding =
         of_the_pair(facts, leaf).unwrap_or_else(|| judged(facts, identity, endpoint, seen));
     finding.detail(shown).details(wanted(seen))
+}
+
+/// What was asked with the certificate; where nothing of use was, why the `step` is left out.
+pub(super) fn asked_with_it<'a>(
+    step: Step,
+    facts: &Facts,
+    endpoint: &'a EndpointFacts,
+) -> Result<&'a AsProxy, Box<Finding>> {
+    if facts.identity.is_none() {
+        return Err(Box::new(Finding::skipped(step, NO_PAIR)));
+    }
+    let asked = endpoint.asked.as_ref().and_then(|asked| asked.as_proxy.as_ref());
+    let Some(asked) = asked else { return Err(Box::new(super::not_reached(step, endpoint))) };
+    if decide(facts, endpoint).outcome == Outcome::Failed {
+        let why = "not tried: the proxy-client certificate is not accepted";
+        return Err(Box::new(Finding::skipped(step, why)));
+    }
+    Ok(asked)
 }
 
 fn leaf(facts: &Facts) -> Option<&Certificate> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::certificate::{self, NO_PAIR};
+use super::certificate;
 use crate::cli::doctor::facts::{Answer, AsProxy, EndpointFacts, Facts, Reply};
-use crate::cli::doctor::finding::{Finding, Outcome, Step};
+use crate::cli::doctor::finding::{Finding, Step};
 use crate::model::accept::is_aggregated;
 use crate::model::discovery::legacy::ApiResource;
 use crate::model::discovery::parse::{self, Found, ParseError};
@@ -19,15 +19,10 @@ const NAMES_MAX: usize = 5;
 const SLOW: Duration = Duration::from_secs(1);
 
 pub(super) fn decide(facts: &Facts, service: &ServicePort, endpoint: &EndpointFacts) -> Finding {
-    if facts.identity.is_none() {
-        return Finding::skipped(STEP, NO_PAIR);
-    }
-    let Some(asked) = endpoint.asked.as_ref().and_then(|asked| asked.as_proxy.as_ref()) else {
-        return super::not_reached(STEP, endpoint);
+    let asked = match certificate::asked_with_it(STEP, facts, endpoint) {
+        Ok(asked) => asked,
+        Err(finding) => return *finding,
     };
-    if certificate::decide(facts, endpoint).outcome == Outcome::Failed {
-        return Finding::skipped(STEP, "not tried: the proxy-client certificate is not accepted");
-    }
     let path = format!("/apis/{}/{}", facts.group(), facts.version());
     let reply = match &asked.legacy {
         Ok(reply) => reply,
@@ -130,6 +125,7 @@ mod tests {
 
     use super::super::samples::{facts, legacy, not_found, reply, status};
     use super::*;
+    use crate::cli::doctor::finding::Outcome;
     use crate::model::fault::Fault;
 
     fn with(answer: Answer, aggregated: Answer) -> Finding {

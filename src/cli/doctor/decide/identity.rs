@@ -1,22 +1,17 @@
 //! X-Remote-*: believed from the aggregator, and from nobody else.
 
-use super::certificate::{self, NO_PAIR};
+use super::certificate;
 use crate::cli::doctor::facts::{Answer, EndpointFacts, Facts, MARKER_USER, PROBE_PATH};
-use crate::cli::doctor::finding::{Finding, Outcome, Step};
+use crate::cli::doctor::finding::{Finding, Step};
 use crate::model::fault::Hop;
 
 /// Whether the backend takes the user from the headers.
 pub(super) fn honoured(facts: &Facts, endpoint: &EndpointFacts) -> Finding {
     const STEP: Step = Step::Identity;
-    if facts.identity.is_none() {
-        return Finding::skipped(STEP, NO_PAIR);
-    }
-    let Some(asked) = endpoint.asked.as_ref().and_then(|asked| asked.as_proxy.as_ref()) else {
-        return super::not_reached(STEP, endpoint);
+    let asked = match certificate::asked_with_it(STEP, facts, endpoint) {
+        Ok(asked) => asked,
+        Err(finding) => return *finding,
     };
-    if certificate::decide(facts, endpoint).outcome == Outcome::Failed {
-        return Finding::skipped(STEP, "not tried: the proxy-client certificate is not accepted");
-    }
     let (marker, master) = match (&asked.marker, &asked.master) {
         (Ok(marker), Ok(master)) => (marker, master),
         (Err(fault), _) | (_, Err(fault)) => {
@@ -141,6 +136,7 @@ mod tests {
     use super::super::samples::{facts, forbidden, not_found, status, unauthorized};
     use super::*;
     use crate::cli::doctor::facts::Forgery;
+    use crate::cli::doctor::finding::Outcome;
     use crate::model::fault::Fault;
 
     #[track_caller]
