@@ -4,7 +4,6 @@ pub mod accept;
 pub mod api_service;
 pub mod attributes;
 pub mod availability;
-pub mod configuration_file;
 pub mod discovery;
 pub mod duration;
 pub mod election;

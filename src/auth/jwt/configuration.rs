@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::model::configuration_file;
+use crate::runtime::configuration_file;
 
 const API_VERSIONS: [&str; 3] = [
     "apiserver.config.k8s.io/v1",

@@ -6,7 +6,7 @@ use http::Uri;
 use serde::Deserialize;
 
 use super::{MILLION, SpansError};
-use crate::model::configuration_file;
+use crate::runtime::configuration_file;
 
 const API_VERSIONS: [&str; 3] = [
     "apiserver.config.k8s.io/v1",
