@@ -90,7 +90,11 @@ fn watcher(
         }
     })?;
     for directory in directories {
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        // One that is not there keeps no other from being watched.
+        if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "files are looked at, their directory cannot be watched");
+        }
     }
     Ok(watcher)
 }
@@ -130,17 +134,65 @@ impl Stamp {
     }
 }
 
+/// What files hold, each read once, in the order in which they were asked for.
+#[derive(Debug, Default)]
+pub struct Reading(Vec<Found>);
+
+/// A file as it was read; what cannot be read is waited for all the same.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    /// From before it was read: what changes meanwhile is read again.
+    stamp: Option<Stamp>,
+    contents: Option<Vec<u8>>,
+}
+
+impl Reading {
+    /// What the file holds.
+    pub fn read(&mut self, path: &Path) -> Result<Vec<u8>, Unreadable> {
+        let known = self.0.iter().find(|found| found.path == path);
+        if let Some(contents) = known.and_then(|found| found.contents.clone()) {
+            return Ok(contents);
+        }
+        let stamp = Stamp::of(path);
+        let read = std::fs::read(path);
+        let contents = read.as_ref().ok().cloned();
+        self.0.push(Found { path: path.to_owned(), stamp, contents });
+        read.map_err(|error| Unreadable { path: path.to_owned(), error })
+    }
+
+    fn is_touched(&self) -> bool {
+        self.0.iter().any(|found| Stamp::of(&found.path) != found.stamp)
+    }
+
+    /// What these files hold now.
+    fn again(&self) -> Self {
+        let mut again = Self::default();
+        for found in &self.0 {
+            // One that cannot be read now is among what was found, too.
+            again.read(&found.path).ok();
+        }
+        again
+    }
+
+    /// True when the same files hold the same.
+    fn equals(&self, other: &Self) -> bool {
+        let what = |found: &Found| (found.path.clone(), found.contents.clone());
+        self.0.iter().map(what).eq(other.0.iter().map(what))
+    }
+}
+
 /// Puts what files hold in the place of what they held; the text says why it cannot.
-type Put = Box<dyn Fn(&[Vec<u8>]) -> Result<(), String> + Send>;
+type Put = Box<dyn Fn(&mut Reading) -> Result<(), String> + Send>;
 
 /// Files that are only of use together.
 struct Source {
     /// What they are, for the log.
     what: String,
-    files: Vec<PathBuf>,
-    stamps: Vec<Option<Stamp>>,
     /// What is in force.
-    contents: Vec<Vec<u8>>,
+    in_force: Reading,
+    /// What was found last, and is not in force because of the fault.
+    tried: Option<Reading>,
     fault: Option<Fault>,
     put: Put,
 }
@@ -180,19 +232,32 @@ impl Files {
         T: Send + Sync + 'static,
         E: From<Unreadable> + Display,
     {
-        let files: Vec<PathBuf> = files.map(Path::to_owned).into();
-        let stamps = stamps(&files);
-        let contents = read(&files)?;
-        let parse = move |contents: &[Vec<u8>]| {
+        let files = files.map(Path::to_owned);
+        self.add_read(what, move |reading| {
+            let contents: Vec<Vec<u8>> =
+                files.iter().map(|file| reading.read(file)).collect::<Result<_, _>>()?;
             parse(std::array::from_fn(|at| contents.get(at).map_or(&[][..], Vec::as_slice)))
-        };
-        let (publisher, view) = Publisher::new(parse(&contents)?);
-        let put = move |contents: &[Vec<u8>]| {
-            publisher.publish(parse(contents).map_err(|error| error.to_string())?);
+        })
+    }
+
+    /// The same of those files that `parse` reads, which one of them may name.
+    pub fn add_read<T, E>(
+        &mut self,
+        what: &str,
+        parse: impl Fn(&mut Reading) -> Result<T, E> + Send + 'static,
+    ) -> Result<View<T>, E>
+    where
+        T: Send + Sync + 'static,
+        E: Display,
+    {
+        let mut in_force = Reading::default();
+        let (publisher, view) = Publisher::new(parse(&mut in_force)?);
+        let put = move |reading: &mut Reading| {
+            publisher.publish(parse(reading).map_err(|error| error.to_string())?);
             Ok(())
         };
         let (what, put) = (what.to_owned(), Box::new(put));
-        self.sources.push(Source { what, files, stamps, contents, fault: None, put });
+        self.sources.push(Source { what, in_force, tried: None, fault: None, put });
         Ok(view)
     }
 
@@ -206,8 +271,8 @@ impl Files {
         if self.sources.is_empty() {
             return;
         }
-        let files = self.sources.iter().flat_map(|source| &source.files);
-        let watch = Watch::new(files.map(PathBuf::as_path));
+        let mut files = self.files();
+        let mut watch = Watch::new(files.iter().map(PathBuf::as_path));
         // They may have changed since they were read.
         let mut is_woken = true;
         loop {
@@ -222,11 +287,22 @@ impl Files {
                     return std::future::pending().await;
                 }
             };
+            let named = self.files();
+            is_woken = named != files;
+            if is_woken {
+                (watch, files) = (Watch::new(named.iter().map(PathBuf::as_path)), named);
+                continue;
+            }
             is_woken = watch.changed(LOOK_INTERVAL).await;
             if is_woken {
                 watch.settle().await;
             }
         }
+    }
+
+    fn files(&self) -> BTreeSet<PathBuf> {
+        let found = self.sources.iter().flat_map(|source| &source.last().0);
+        found.map(|found| found.path.clone()).collect()
     }
 
     fn look(&mut self, is_woken: bool) {
@@ -241,38 +317,35 @@ impl Files {
 }
 
 impl Source {
+    /// What was found last.
+    fn last(&self) -> &Reading {
+        self.tried.as_ref().unwrap_or(&self.in_force)
+    }
+
     /// True when something else is in force.
     fn look(&mut self, is_woken: bool) -> bool {
-        let stamps = stamps(&self.files);
         let awaits = self.fault.as_ref().is_some_and(|fault| !fault.is_said);
-        if !is_woken && !awaits && stamps == self.stamps {
+        if !is_woken && !awaits && !self.last().is_touched() {
             return false;
         }
-        self.stamps = stamps;
-        match self.read() {
-            Ok(is_new) => {
-                self.fault = None;
-                if is_new {
-                    tracing::info!(what = self.what, files = self.names(), "files read again");
-                }
-                is_new
+        let again = self.in_force.again();
+        if again.equals(&self.in_force) {
+            (self.in_force, self.tried, self.fault) = (again, None, None);
+            return false;
+        }
+        let mut reading = Reading::default();
+        match (self.put)(&mut reading) {
+            Ok(()) => {
+                (self.in_force, self.tried, self.fault) = (reading, None, None);
+                tracing::info!(what = self.what, files = self.names(), "files read again");
+                true
             }
             Err(reason) => {
+                self.tried = Some(reading);
                 self.say(reason);
                 false
             }
         }
-    }
-
-    /// Puts what the files hold into force, unless it is already.
-    fn read(&mut self) -> Result<bool, String> {
-        let contents = read(&self.files).map_err(|error| error.to_string())?;
-        if contents == self.contents {
-            return Ok(false);
-        }
-        (self.put)(&contents)?;
-        self.contents = contents;
-        Ok(true)
     }
 
     fn say(&mut self, reason: String) {
@@ -292,20 +365,9 @@ impl Source {
     }
 
     fn names(&self) -> String {
-        let names: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
-        names.join(", ")
+        let found = self.last().0.iter();
+        found.map(|found| found.path.display().to_string()).collect::<Vec<_>>().join(", ")
     }
-}
-
-fn stamps(files: &[PathBuf]) -> Vec<Option<Stamp>> {
-    files.iter().map(|file| Stamp::of(file)).collect()
-}
-
-fn read(files: &[PathBuf]) -> Result<Vec<Vec<u8>>, Unreadable> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Unreadable { path: path.clone(), error })
-    };
-    files.iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -354,6 +416,40 @@ mod tests {
         std::fs::remove_file(&one).unwrap();
         files.look(true);
         assert_eq!(*view.load(), 334);
+    }
+
+    #[test]
+    fn files_that_a_file_names_are_followed_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+        write("names", "one");
+        write("one", "1");
+        let mut files = Files::default();
+        let base = directory.path().to_owned();
+        let view = files.add_read("a number", move |reading| {
+            let name = String::from_utf8(reading.read(&base.join("names"))?).unwrap_or_default();
+            number([&reading.read(&base.join(name))?])
+        });
+        let view = view.unwrap();
+        for (name, text, expected, followed) in [
+            ("one", "2", 2, "one"),
+            ("names", "two", 2, "two"),
+            ("two", "x", 2, "two"),
+            ("two", "3", 3, "two"),
+            ("one", "4", 3, "two"),
+        ] {
+            write(name, text);
+            files.look(false);
+            assert_eq!(*view.load(), expected, "{name} {text}");
+            assert_eq!(files.files(), [path("names"), path(followed)].into(), "{name} {text}");
+        }
+        write("names", "gone");
+        files.look(false);
+        write("names", "two");
+        files.look(false);
+        assert!(files.sources[0].fault.is_none());
+        assert_eq!((*view.load(), *files.changes().load()), (3, 2));
     }
 
     #[test]
