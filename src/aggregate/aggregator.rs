@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::assembly::{Assembly, Published};
-use super::fetch::{Answer, Fetcher, GroupVersion, Learnt};
+use super::fetch::{Answer, FetchedCore, Fetcher, GroupVersion, Learnt};
 use super::keeper::Keeper;
 use super::known::{BackendKey, Known, Now, Question};
 use crate::model::discovery::schedule::Schedule;
@@ -84,7 +84,7 @@ pub struct Aggregator {
     /// Held until the servers that are there at the start have answered.
     ready: Option<ReadyGuard>,
     metrics: Arc<Metrics>,
-    core: Option<Arc<ApiServer>>,
+    core: Option<FetchedCore>,
 }
 
 /// What the program gives to the loop.
@@ -158,8 +158,9 @@ impl Aggregator {
         };
         let assembly = if core.is_some() { Assembly::in_front() } else { Assembly::new() };
         let mut known = Known::new(config.schedule, assembly, Arc::clone(&metrics), kept);
+        let core = core.map(FetchedCore::new);
         if let Some(core) = &core {
-            known.ask_core(Arc::clone(&core.upstream().backend));
+            known.ask_core(Arc::clone(core.backend()));
         }
         let (publisher, documents) = Publisher::new(known.publish());
         let ready = Some(readiness.wait_for("apiservice-discovery-controller"));

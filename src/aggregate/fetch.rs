@@ -60,12 +60,29 @@ const READING_STEP: usize = 64 * 1024;
 pub(super) struct Fetcher {
     pool: Arc<Pool>,
     timeout: Duration,
-    /// Is asked by portico itself, not on behalf of the aggregator.
-    core: Option<Arc<ApiServer>>,
+    core: Option<FetchedCore>,
     /// In steps of [`READING_STEP`].
     reading: Semaphore,
     /// Turns to read on other threads.
     readers: Semaphore,
+}
+
+/// kube-apiserver, which portico asks itself and not on behalf of the aggregator.
+#[derive(Clone, Debug)]
+pub(super) struct FetchedCore {
+    server: Arc<ApiServer>,
+    backend: Arc<Backend>,
+}
+
+impl FetchedCore {
+    pub(super) fn new(server: Arc<ApiServer>) -> Self {
+        Self { backend: Arc::clone(&server.upstream().backend), server }
+    }
+
+    /// What stands for it where backends are told apart, also when its kubeconfig has changed.
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
 }
 
 /// One version that an APIService registers.
@@ -111,7 +128,7 @@ struct Document<'a> {
 impl Fetcher {
     /// Asks over `pool`, which must be of the calling thread; `timeout` is for all that one server
     /// is asked until its versions are known.
-    pub(super) fn new(pool: Arc<Pool>, timeout: Duration, core: Option<Arc<ApiServer>>) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, timeout: Duration, core: Option<FetchedCore>) -> Self {
         let steps = READING_BYTES_MAX.div_ceil(READING_STEP);
         let (reading, readers) = (Semaphore::new(steps), Semaphore::new(READERS_MAX));
         Self { pool, timeout, core, reading, readers }
@@ -235,8 +252,10 @@ impl Fetcher {
         etag: Option<&HeaderValue>,
         (bytes_max, deadline): (usize, Instant),
     ) -> Result<Document<'_>, Fault> {
-        let core = self.core.as_ref();
-        let core = core.filter(|core| Arc::ptr_eq(&core.upstream().backend, backend));
+        let core = self.core.as_ref().filter(|core| Arc::ptr_eq(&core.backend, backend));
+        let core = core.map(|core| &core.server);
+        let of_now = core.map(|core| core.upstream());
+        let backend = of_now.as_ref().map_or(backend, |core| &core.backend);
         let headers = || {
             let mut headers = request_headers(&accept, etag);
             match core {

@@ -1,6 +1,7 @@
 //! What the flags name files for: read at the start, and followed while the program runs.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use rustls::ServerConfig;
@@ -16,10 +17,12 @@ use crate::tls::expiry::{Kind, Watched};
 use crate::tls::pki::serving_pair;
 use crate::tls::server::{Shown, server_config};
 use crate::tls::{KeyPair, follow_key_pair};
+use crate::upstream::ApiServer;
 
 /// What files say, each part as they have it now.
 pub(super) struct FromFiles {
-    files: Files,
+    /// Where others add theirs.
+    pub(super) files: Files,
     /// What clients are shown.
     shown: Shown,
     /// By what extension API servers know portico.
@@ -45,15 +48,15 @@ impl FromFiles {
         })
     }
 
-    /// What the program is to see of them, and of what the `cluster` says, and the tasks that follow
-    /// both; `fixed` are certificates that stay what they are.
+    /// What the program is to see of them, of the kubeconfig of `core`, and of what the `cluster` says,
+    /// and the tasks that follow all that.
     pub(super) fn follow(
         self,
         config: &Config,
-        fixed: Vec<Watched>,
+        core: Option<Arc<ApiServer>>,
         cluster: Option<View<ClusterTrust>>,
     ) -> anyhow::Result<(Followed, Vec<AbortOnDrop>)> {
-        let certificates = InUse::new(config, &self, fixed);
+        let certificates = InUse::new(config, &self, core);
         let (publisher, tls) = Publisher::new(server_config(&config.tls, &self.shown.now())?);
         let shown = self.shown.follow(config.tls.clone(), publisher);
         let (publisher, in_use) = Publisher::new(certificates.now());
@@ -119,12 +122,12 @@ struct InUse {
     proxy_client: Option<(View<KeyPair>, String)>,
     /// With their names and where they are from.
     authorities: Vec<(&'static str, View<ClientAuthority>, String)>,
-    /// Those that stay what they are.
-    fixed: Vec<Watched>,
+    /// Where the kubeconfig's is shown.
+    core: Option<Arc<ApiServer>>,
 }
 
 impl InUse {
-    pub(super) fn new(config: &Config, read: &FromFiles, fixed: Vec<Watched>) -> Self {
+    pub(super) fn new(config: &Config, read: &FromFiles, core: Option<Arc<ApiServer>>) -> Self {
         let place = |file: &PathBuf| file.display().to_string();
         let pair_place = config.proxy_client_pair.as_ref().map(|(file, _)| place(file));
         let (auth, trust) = (&config.auth, &read.trust);
@@ -139,7 +142,7 @@ impl InUse {
             shown: read.shown.clone(),
             proxy_client: read.proxy_client.clone().zip(pair_place),
             authorities: authorities.collect(),
-            fixed,
+            core,
         }
     }
 
@@ -153,7 +156,11 @@ impl InUse {
             let authority = authority.load();
             all.push(Watched::new(name, place, Kind::Authorities, authority.certificates()));
         }
-        all.extend_from_slice(&self.fixed);
+        let shown = |core: &Arc<ApiServer>| {
+            let (access, pair) = (core.access(), core.identity()?);
+            Some(Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain))
+        };
+        all.extend(self.core.as_ref().and_then(shown));
         all
     }
 

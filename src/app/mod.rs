@@ -33,6 +33,7 @@ use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
 use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
 use crate::runtime::descriptors;
+use crate::runtime::files::Files;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
 use crate::runtime::lines::LineLog;
 use crate::runtime::snapshot::{Publisher, View};
@@ -41,9 +42,8 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
-use crate::tls::KeyPair;
-use crate::tls::expiry::{self, Kind, Watched};
-use crate::upstream::{self, Pool, Pools, Upstream, Upstreams, ca_bundles};
+use crate::tls::expiry::{self, Watched};
+use crate::upstream::{self, ApiServer, Pool, Pools, Upstream, Upstreams, ca_bundles};
 use files::{Followed, FromFiles};
 
 /// How long requests under way may take to end when the program ends.
@@ -92,25 +92,33 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let mut upstream_config = tuning.upstream;
     let (spans, flush) =
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
-    let read = FromFiles::read(config)?;
+    let mut read = FromFiles::read(config)?;
     upstream_config.identity.clone_from(&read.proxy_client);
-    let core = config.core.as_ref().map(|core| Core::new(core, &upstream_config, &metrics));
+    let core = config
+        .core
+        .as_ref()
+        .map(|core| Core::new(core, &upstream_config, &mut read.files, &metrics));
     let (core, inquiry) = core.transpose()?.unzip();
-    let servers = core.as_ref().map(|core| servers(config, core)).transpose()?;
+    let core_server = core.as_ref().map(Core::server).cloned();
+    let asked = Asked::new(
+        &config.auth,
+        (core_server.as_ref(), &upstream_config),
+        &mut read.files,
+        &metrics,
+    )?;
+    let servers = core_server.as_ref().map(servers).transpose()?;
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
     let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
-    let (followed, mut tasks) =
-        read.follow(config, of_kubeconfig(core.as_ref())?, cluster_trust)?;
+    let (followed, mut tasks) = read.follow(config, core_server.clone(), cluster_trust)?;
     let Followed { tls, in_use, trust, tokens } = followed;
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
-    let core_server = core.as_ref().map(Core::server);
     let (aggregator, documents) = Aggregator::new(
         aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
-        Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
+        Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server.as_ref()),
     )
     .context("cannot keep discovery in the data directory")?;
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
@@ -120,7 +128,7 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         tasks::spawn_owned("inquiry", inquiry.run(pool, trust.clone()))
     });
     let services = Services {
-        auth: auth(&config.auth, (trust, tokens), (core.as_ref(), &upstream_config), &metrics)?,
+        auth: auth(&config.auth, (trust, tokens), asked, &metrics)?,
         table,
         core,
         documents: Documents::new(documents, Handle::current()),
@@ -195,10 +203,8 @@ fn flush_log() {
 }
 
 /// The API servers of the cluster that portico is in front of.
-fn servers(config: &Config, core: &Core) -> anyhow::Result<Servers> {
-    let access = core.server().access();
-    let others = config.core.as_ref().map(|core| core.servers.as_slice()).unwrap_or_default();
-    Servers::new(&access.kube(), others).with_context(|| access.place().to_owned())
+fn servers(core: &Arc<ApiServer>) -> anyhow::Result<Servers> {
+    Servers::new(core).with_context(|| core.access().place().to_owned())
 }
 
 /// What of that cluster is watched.
@@ -284,14 +290,31 @@ fn access_log(
     Ok(Some((Arc::new(log), *format)))
 }
 
+/// Who knows what requests alone do not tell about callers.
+struct Asked {
+    reviews: Reviews,
+    signed: StartedTokens,
+}
+
+impl Asked {
+    fn new(
+        config: &auth::Config,
+        (core, upstream): (Option<&Arc<ApiServer>>, &upstream::Config),
+        files: &mut Files,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
+        let reviews = Reviews::new(config, core, upstream, files, metrics)?;
+        let signed = OwnTokens::start(config, core, upstream, &metrics.tokens)?;
+        Ok(Self { reviews, signed })
+    }
+}
+
 fn auth(
     config: &auth::Config,
     (trust, tokens): (View<Trust>, View<Tokens>),
-    (core, upstream): (Option<&Core>, &upstream::Config),
+    Asked { reviews, signed }: Asked,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Auth> {
-    let reviews = Reviews::new(config, core.map(Core::server), upstream, metrics)?;
-    let signed = OwnTokens::start(config, core.map(Core::server), upstream, &metrics.tokens)?;
     let StartedTokens { own_tokens, anonymous: rule } = signed;
     let first = trust.load();
     let names_nobody =
@@ -363,15 +386,6 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
         certificates: certificates.clone(),
         cluster: None,
     }
-}
-
-/// The kubeconfig's certificate, whose end is to be seen coming; it is read at the start only.
-fn of_kubeconfig(core: Option<&Core>) -> anyhow::Result<Vec<Watched>> {
-    let Some(access) = core.map(|core| core.server().access()) else { return Ok(Vec::new()) };
-    let pair = access.identity()?;
-    let watched =
-        |pair: KeyPair| Watched::new("kubeconfig-client", access.place(), Kind::Chain, &pair.chain);
-    Ok(pair.map(watched).into_iter().collect())
 }
 
 impl Running {

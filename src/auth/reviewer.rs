@@ -72,7 +72,7 @@ impl Reviewer {
             return;
         }
         self.failed.store(failure.is_some(), Ordering::Relaxed);
-        let reviewer = &*self.server.upstream().backend.spec().service.name;
+        let reviewer = &*self.server.service().name;
         if let Some(Failure { text, .. }) = failure {
             tracing::warn!(reviewer, path = self.path, error = text, "reviews fail");
         } else {
@@ -90,7 +90,7 @@ impl Reviewer {
                 None => Ok(body),
             },
             Err(fault) => {
-                let service = &self.server.upstream().backend.spec().service;
+                let service = self.server.service();
                 tracing::debug!(reviewer = %service, detail = &*fault.detail, "reviewer not reached");
                 Err(Failure::of_fault(&fault, service))
             }

@@ -12,8 +12,9 @@ use super::token_review::{TokenReviewRules, TokenReviews};
 use super::{AuthorizationMode, Config};
 use crate::model::review::access::AccessTtl;
 use crate::model::review::{ReviewVersion, access, token};
+use crate::runtime::files::Files;
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{self, Access, ApiServer, KubeconfigError};
+use crate::upstream::{self, Access, ApiServer, KubeconfigError, Source};
 
 /// How long answers of the API server beside which portico runs are good, as in extension API servers
 /// (`options/authentication.go`, `options/authorization.go`).
@@ -83,12 +84,14 @@ pub enum ReviewsError {
 }
 
 impl Reviews {
-    /// Everybody whom `config` names; `core` is the API server beside which portico runs. Must be
-    /// called on the runtime that is to keep the webhooks' tokens fresh.
+    /// Everybody whom `config` names; `core` is the API server beside which portico runs, and the
+    /// webhooks' kubeconfigs are some of `files`. Must be called on the runtime that is to keep the
+    /// webhooks' tokens fresh.
     pub fn new(
         config: &Config,
         core: Option<&Arc<ApiServer>>,
         upstream: &upstream::Config,
+        files: &mut Files,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ReviewsError> {
         let modes: &[AuthorizationMode] = match (config.authorization_modes.as_slice(), core) {
@@ -96,7 +99,7 @@ impl Reviews {
             ([], None) => &[AuthorizationMode::AlwaysAllow],
             (modes, _) => modes,
         };
-        let made = Made { config: &config.reviews, core, upstream, metrics };
+        let mut made = Made { config: &config.reviews, core, upstream, files, metrics };
         let modes = modes.iter().map(|mode| {
             Ok(match mode {
                 AuthorizationMode::AlwaysAllow => Mode::AlwaysAllow,
@@ -104,7 +107,8 @@ impl Reviews {
                 AuthorizationMode::Webhook => Mode::Webhook(Box::new(made.access()?)),
             })
         });
-        Ok(Self { modes: modes.collect::<Result<_, ReviewsError>>()?, tokens: made.tokens()? })
+        let modes = modes.collect::<Result<_, ReviewsError>>()?;
+        Ok(Self { modes, tokens: made.tokens()? })
     }
 }
 
@@ -113,11 +117,12 @@ struct Made<'a> {
     config: &'a ReviewConfig,
     core: Option<&'a Arc<ApiServer>>,
     upstream: &'a upstream::Config,
+    files: &'a mut Files,
     metrics: &'a Arc<Metrics>,
 }
 
 impl Made<'_> {
-    fn tokens(&self) -> Result<Option<TokenReviews>, ReviewsError> {
+    fn tokens(&mut self) -> Result<Option<TokenReviews>, ReviewsError> {
         let metrics = &self.metrics.reviews;
         let found = match (&self.config.tokens, self.core) {
             (Some(webhook), _) => {
@@ -143,7 +148,7 @@ impl Made<'_> {
         reviews.map(Some).map_err(ReviewsError::System)
     }
 
-    fn access(&self) -> Result<AccessReviews, ReviewsError> {
+    fn access(&mut self) -> Result<AccessReviews, ReviewsError> {
         let metrics = &self.metrics.reviews;
         let (server, path, version, authorized, unauthorized) =
             match (&self.config.access, self.core) {
@@ -173,12 +178,13 @@ impl Made<'_> {
     }
 
     fn server(
-        &self,
+        &mut self,
         kubeconfig: &Path,
         flag: &'static str,
         name: &str,
     ) -> Result<Arc<ApiServer>, ReviewsError> {
-        let server = Access::from_kubeconfig(kubeconfig)
+        let source = Source::Kubeconfig(kubeconfig.to_owned());
+        let server = Access::follow(&source, &[], self.files)
             .and_then(|access| ApiServer::new(access, name, self.upstream, self.metrics))
             .map_err(|error| ReviewsError::Kubeconfig { flag, error })?;
         Ok(Arc::new(server))
@@ -196,7 +202,8 @@ mod tests {
     #[track_caller]
     fn check(config: &Config, expected: &str) {
         let (upstream, metrics) = (upstream::Config::default(), Arc::new(Metrics::new().unwrap()));
-        let made = Reviews::new(config, None, &upstream, &metrics).map(|_| ());
+        let mut files = Files::default();
+        let made = Reviews::new(config, None, &upstream, &mut files, &metrics).map(|_| ());
         let error = made.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }

@@ -148,8 +148,8 @@ pub struct Flags {
     pub tokens: TokenFlags,
 
     /// File in kubeconfig format that names a webhook which is sent a TokenReview for each bearer token
-    /// that no other authenticator knows. Its server's URL is where reviews are posted. Without it
-    /// kube-apiserver is asked in front mode.
+    /// that no other authenticator knows. Its server's URL is where reviews are posted. It and the files
+    /// that it names are read again when they change. Without it kube-apiserver is asked in front mode.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
     /// How long an answer about a token is good; 2m for a webhook when not given, 10s for
@@ -174,7 +174,8 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_parser = values::authorization_mode, value_name = "MODES", help_heading = AUTHORIZATION)]
     pub authorization_mode: Vec<AuthorizationMode>,
     /// File in kubeconfig format that names the webhook of --authorization-mode=Webhook. Its server's
-    /// URL is where SubjectAccessReviews are posted. Without it kube-apiserver is asked in front mode.
+    /// URL is where SubjectAccessReviews are posted. It and the files that it names are read again when
+    /// they change. Without it kube-apiserver is asked in front mode.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHORIZATION)]
     pub authorization_webhook_config_file: Option<PathBuf>,
     /// How long a decision is good that allowed something; 5m for a webhook when not given, 10s for
@@ -214,11 +215,12 @@ pub struct Flags {
 
     /// The kubeconfig of a kube-apiserver that portico is in front of: what no extension API server
     /// serves is passed on to it. Its user is who portico is there; plugins that fetch a token are
-    /// run.
+    /// run. It and the files that it names are read again when they change; only another server or
+    /// plugin takes a restart.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = FRONT)]
     pub kubeconfig: Option<PathBuf>,
     /// Be in front of the kube-apiserver of the cluster that portico runs in, with the service
-    /// account of its pod.
+    /// account of its pod, whose files are read again when they change.
     #[arg(long, num_args = 0..=1, default_value = "false", default_missing_value = "true", require_equals = true, action = ArgAction::Set, value_parser = values::boolean, value_name = "BOOL", help_heading = FRONT)]
     pub in_cluster: bool,
     /// A further kube-apiserver of the same cluster, such as https://10.0.0.2:6443, known by the

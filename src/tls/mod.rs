@@ -20,7 +20,7 @@ use crate::runtime::files::{Files, Unreadable};
 use crate::runtime::snapshot::View;
 
 /// A certificate chain with its private key.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct KeyPair {
     /// The leaf first, then its intermediates.
     pub chain: Vec<CertificateDer<'static>>,

@@ -1,9 +1,9 @@
 //! An API server beside which portico runs: where it is, and who portico is there.
 //!
 //! Requests go over the threads' own pools like those to any backend. What is sent as portico itself
-//! carries the credentials of the kubeconfig: its certificate, or its token, which a task keeps fresh.
+//! carries the credentials of the kubeconfig as it is now: its certificate, or its token; a task keeps
+//! fresh what a plugin gives.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use kube::client::{Body as KubeBody, ConfigExt as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use super::endpoint::Backend;
 use super::exchange::{Outgoing, Progress};
-use super::kubeconfig::{Access, KubeconfigError};
+use super::kubeconfig::{Access, Credentials, KubeconfigError};
 use super::pool::{Class, Pool};
-use super::{BackendSpec, Config, Upstream};
+use super::server_upstream::{Server, ServerUpstream, Shows};
+use super::{Config, Upstream};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::runtime::snapshot::{Publisher, View};
@@ -30,8 +30,8 @@ use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
 use crate::tls::KeyPair;
 
-/// How often is looked whether the token is to be had anew. A file is read again after a minute, and
-/// a plugin is asked again a minute before its token ends.
+/// How often is looked whether a plugin's token is to be had anew: it is asked again a minute before
+/// its token ends.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of an answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
@@ -45,55 +45,80 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CA
 /// An API server, or a webhook that is named like one.
 #[derive(Debug)]
 pub struct ApiServer {
-    access: Access,
-    name: Box<str>,
-    config: Config,
-    metrics: Arc<Metrics>,
-    upstream: Upstream,
+    server: Arc<Server>,
+    own: ServerUpstream,
+    plugin: Option<Plugin>,
+}
+
+/// What a plugin gives as the Authorization header.
+#[derive(Debug)]
+struct Plugin {
     authorization: View<Option<HeaderValue>>,
-    _refresh: Option<AbortOnDrop>,
+    _refresh: AbortOnDrop,
 }
 
 impl ApiServer {
     /// The server that `access` names; `name` is what it is called in messages and metrics. Must be
-    /// called on the runtime that is to keep its token fresh.
+    /// called on the runtime that is to keep a plugin's token fresh.
     pub fn new(
-        access: Access,
+        access: View<Access>,
         name: &str,
         config: &Config,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, KubeconfigError> {
-        let config = Config { identity: access.identity()?.map(View::fixed), ..config.clone() };
-        let (authorization, refresh) = authorization(&access)?;
-        let upstream = upstream(&access, name, config.clone(), metrics)?;
-        let (config, metrics, name) = (config, Arc::clone(metrics), name.into());
-        Ok(Self { access, name, config, metrics, upstream, authorization, _refresh: refresh })
+        let now = access.load();
+        let plugin = plugin(&now)?;
+        let server = Arc::new(Server {
+            service: ServicePort::of_server(name, now.port()),
+            config: config.clone(),
+            metrics: Arc::clone(metrics),
+            route: Arc::new(RouteMetrics::of_server(metrics, name)),
+            access,
+        });
+        Ok(Self { own: ServerUpstream::new(&server, Shows::Own)?, server, plugin })
     }
 
     /// The server as it knows portico itself, by its certificate; a token is for the caller to add.
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.own.now()
     }
 
     /// The same server over connections that show `identity`, or no certificate at all.
     pub fn upstream_as(
         &self,
         identity: Option<View<KeyPair>>,
-    ) -> Result<Upstream, KubeconfigError> {
-        let config = Config { identity, ..self.config.clone() };
-        let mut made = upstream(&self.access, &self.name, config, &self.metrics)?;
-        made.metrics = Arc::clone(&self.upstream.metrics);
-        Ok(made)
+    ) -> Result<ServerUpstream, KubeconfigError> {
+        ServerUpstream::new(&self.server, Shows::Pair(identity))
     }
 
     /// How it is reached.
-    pub fn access(&self) -> &Access {
-        &self.access
+    pub fn access(&self) -> Arc<Access> {
+        self.server.access.load()
+    }
+
+    /// What it is called.
+    pub fn service(&self) -> &ServicePort {
+        &self.server.service
+    }
+
+    /// The counters of requests that go there.
+    pub fn metrics(&self) -> &Arc<RouteMetrics> {
+        &self.server.route
+    }
+
+    /// The certificate that is shown on portico's own connections.
+    pub fn identity(&self) -> Option<Arc<KeyPair>> {
+        self.access().identity().map(|pair| pair.load())
     }
 
     /// The Authorization header by which portico is known; none with a certificate alone.
     pub fn authorization(&self) -> Option<HeaderValue> {
-        Option::clone(&self.authorization.load())
+        match (self.access().credentials(), &self.plugin) {
+            (Credentials::Given(header), _) => header.clone(),
+            (Credentials::Plugin(_), plugin) => {
+                Option::clone(&*plugin.as_ref()?.authorization.load())
+            }
+        }
     }
 
     /// Sends a request as portico itself, over `pool`, which must be of the calling thread, and reads
@@ -106,7 +131,7 @@ impl ApiServer {
         timeout: Duration,
     ) -> Result<(StatusCode, Bytes), Fault> {
         let headers = || self.own_headers();
-        self.post_over(pool, &self.upstream, path, json, (&headers, timeout)).await
+        self.post_over(pool, &self.upstream(), path, json, (&headers, timeout)).await
     }
 
     /// Reads a document of this media type as portico itself, in the same way.
@@ -122,13 +147,13 @@ impl ApiServer {
             headers
         };
         let rest = (&headers as &(dyn Fn() -> HeaderMap + Sync), timeout);
-        self.send(pool, &self.upstream, (Method::GET, path), Bytes::new(), rest).await
+        self.send(pool, &self.upstream(), (Method::GET, path), Bytes::new(), rest).await
     }
 
     fn own_headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(4);
-        if let Some(authorization) = &*self.authorization.load() {
-            headers.insert(AUTHORIZATION, authorization.clone());
+        if let Some(authorization) = self.authorization() {
+            headers.insert(AUTHORIZATION, authorization);
         }
         headers
     }
@@ -153,7 +178,7 @@ impl ApiServer {
         json: Bytes,
         (headers, timeout): (&(dyn Fn() -> HeaderMap + Sync), Duration),
     ) -> Result<(StatusCode, Bytes), Fault> {
-        let path = format!("{}{path}", self.access.prefix());
+        let path = format!("{}{path}", self.access().prefix());
         let path = if path.is_empty() { "/" } else { &path };
         let no_path = |_| Fault::new(Hop::ProtocolError, format!("{path:?} is no path"));
         let path: PathAndQuery = path.parse().map_err(no_path)?;
@@ -185,25 +210,6 @@ impl ApiServer {
         };
         answer.map_err(|fault| fault.at(progress.endpoint()))
     }
-}
-
-fn upstream(
-    access: &Access,
-    name: &str,
-    config: Config,
-    metrics: &Arc<Metrics>,
-) -> Result<Upstream, KubeconfigError> {
-    let spec = BackendSpec {
-        service: ServicePort::of_server(name, access.port()),
-        ca_bundle: access.ca_bundle().into(),
-        insecure_skip_tls_verify: access.insecure_skip_tls_verify(),
-    };
-    let called = (access.authority(), access.server_name()?);
-    let backend = Backend::of_server(called, access.hosts(), spec, config, metrics);
-    // What is wrong with the authorities is said at start, not to the first caller.
-    backend.tls_config().map_err(|fault| access.error(&fault.detail))?;
-    let metrics = Arc::new(RouteMetrics::of_server(metrics, name));
-    Ok(Upstream { backend: Arc::new(backend), metrics, ca_bundle: None })
 }
 
 async fn exchange(
@@ -239,54 +245,26 @@ async fn whole(mut body: Body) -> Result<Bytes, Fault> {
 /// Gives the Authorization header of now.
 type Ask = Box<dyn Fn() -> BoxFuture<'static, Result<Option<HeaderValue>, BoxError>> + Send + Sync>;
 
-/// The Authorization header, and the task that keeps it fresh where that is needed.
-fn authorization(
-    access: &Access,
-) -> Result<(View<Option<HeaderValue>>, Option<AbortOnDrop>), KubeconfigError> {
+/// What a plugin gives, where one is to be asked, and the task that keeps that fresh.
+fn plugin(access: &Access) -> Result<Option<Plugin>, KubeconfigError> {
+    let Credentials::Plugin(user) = access.credentials() else { return Ok(None) };
     let failed = |error: BoxError| access.error(&format!("credentials: {error}"));
-    let user = access.kube().auth_info;
-    let ask = match access.token_file() {
-        Some(file) => ask_file(file),
-        None => match ask_kube(access).map_err(failed)? {
-            Some(ask) => ask,
-            None => return Ok((View::fixed(None), None)),
-        },
-    };
-    // What is in the kubeconfig, in a file or fresh from a plugin is there at once.
+    let mut kube = access.kube();
+    kube.auth_info.clone_from(user);
+    let ask = ask_kube(&kube).map_err(failed)?;
+    // What is fresh is there at once.
     let first = ask().now_or_never().transpose().map_err(failed)?;
-    let (publisher, view) = Publisher::new(first.flatten().map(sensitive));
-    let changes =
-        access.token_file().is_some() || user.exec.is_some() || user.auth_provider.is_some();
-    let place = access.place().to_owned();
-    let refresh = changes.then(|| tasks::spawn_owned("token", refresh(place, ask, publisher)));
-    Ok((view, refresh))
+    let (publisher, authorization) = Publisher::new(first.flatten().map(sensitive));
+    let refresh = refresh(access.place().to_owned(), ask, publisher);
+    Ok(Some(Plugin { authorization, _refresh: tasks::spawn_owned("token", refresh) }))
 }
 
-/// A token from a file, whose end of line is not part of it.
-fn ask_file(file: PathBuf) -> Ask {
-    Box::new(move || {
-        let place = file.display();
-        let token = match std::fs::read_to_string(&file) {
-            Ok(text) if text.trim().is_empty() => Err(format!("{place} holds no token").into()),
-            Ok(text) => HeaderValue::try_from(format!("Bearer {}", text.trim()))
-                .map(Some)
-                .map_err(|error| format!("{place} holds no token: {error}").into()),
-            Err(error) => Err(format!("cannot read {place}: {error}").into()),
-        };
-        std::future::ready(token).boxed()
-    })
-}
-
-/// What `kube` makes of the user, none without credentials for a header.
-fn ask_kube(access: &Access) -> Result<Option<Ask>, BoxError> {
-    let kube = access.kube();
+/// What `kube` makes of the user.
+fn ask_kube(kube: &kube::Config) -> Result<Ask, BoxError> {
     let Some(layer) = kube.auth_layer()? else {
-        if kube.auth_info.exec.is_some() {
-            return Err("plugins that give no token are not supported".into());
-        }
-        return Ok(None);
+        return Err("plugins that give no token are not supported".into());
     };
-    Ok(Some(Box::new(move || {
+    Ok(Box::new(move || {
         // An echo, since the header is set on the way to a server.
         let echo = service_fn(|request: Request<KubeBody>| async move {
             let authorization = request.headers().get(AUTHORIZATION).cloned();
@@ -294,26 +272,33 @@ fn ask_kube(access: &Access) -> Result<Option<Ask>, BoxError> {
         });
         let asking = layer.layer(echo).oneshot(Request::new(KubeBody::empty()));
         asking.map(|answer| answer.map(Response::into_body)).boxed()
-    })))
+    }))
 }
 
 async fn refresh(place: String, ask: Ask, publisher: Publisher<Option<HeaderValue>>) {
     let mut look = interval(REFRESH_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failure: Option<String> = None;
     loop {
         look.tick().await;
-        if let Err(error) = ask_again(&ask, &publisher).await {
-            tracing::warn!(from = place, %error, "token not had anew, the last one is kept");
+        match ask().await {
+            Ok(header) => {
+                failure = None;
+                let header = header.map(sensitive);
+                if *publisher.current() != header {
+                    publisher.publish(header);
+                }
+            }
+            Err(error) => {
+                // Told once, and not at every look.
+                let error = error.to_string();
+                if failure.as_ref() != Some(&error) {
+                    tracing::warn!(from = place, error, "token not had anew, the last one is kept");
+                }
+                failure = Some(error);
+            }
         }
     }
-}
-
-async fn ask_again(ask: &Ask, publisher: &Publisher<Option<HeaderValue>>) -> Result<(), BoxError> {
-    let header = ask().await?.map(sensitive);
-    if *publisher.current() != header {
-        publisher.publish(header);
-    }
-    Ok(())
 }
 
 fn sensitive(mut header: HeaderValue) -> HeaderValue {
@@ -323,7 +308,9 @@ fn sensitive(mut header: HeaderValue) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::kubeconfig::Source;
     use super::*;
+    use crate::runtime::files::Files;
 
     fn server(user: &str) -> Result<ApiServer, KubeconfigError> {
         let text = format!(
@@ -334,7 +321,8 @@ mod tests {
         );
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
-        let access = Access::from_kubeconfig(file.path()).unwrap();
+        let source = Source::Kubeconfig(file.path().to_owned());
+        let access = Access::follow(&source, &[], &mut Files::default())?;
         let metrics = Arc::new(Metrics::new().unwrap());
         ApiServer::new(access, "kube-apiserver", &Config::default(), &metrics)
     }
@@ -368,20 +356,5 @@ mod tests {
         let empty = file("empty", "\n");
         let error = server(&format!("tokenFile: '{empty}'")).unwrap_err().to_string();
         assert!(error.contains("holds no token"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_token_that_changed_in_its_file_is_taken_and_one_that_is_gone_is_kept() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "one").unwrap();
-        let ask = ask_file(file.path().to_owned());
-        let (publisher, view) = Publisher::new(None);
-        ask_again(&ask, &publisher).await.unwrap();
-        assert_eq!(view.load().as_ref().as_ref().unwrap(), "Bearer one");
-        std::fs::write(file.path(), "two").unwrap();
-        ask_again(&ask, &publisher).await.unwrap();
-        std::fs::remove_file(file.path()).unwrap();
-        ask_again(&ask, &publisher).await.unwrap_err();
-        assert_eq!(view.load().as_ref().as_ref().unwrap(), "Bearer two");
     }
 }

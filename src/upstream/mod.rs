@@ -5,7 +5,8 @@
 //! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
 //! `switch` is the request
 //! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
-//! which TLS configuration a handshake is made.
+//! which TLS configuration a handshake is made. An `api_server` is a backend, too, as its
+//! `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
 
 pub mod api_server;
 mod balance;
@@ -15,9 +16,11 @@ mod describe;
 mod dial;
 mod endpoint;
 mod exchange;
+mod kube_client;
 pub mod kubeconfig;
 mod pool;
 mod retry;
+mod server_upstream;
 mod shared_tls;
 mod switch;
 
@@ -32,8 +35,10 @@ pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotStat
 pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
 pub use endpoint::{Attention, Backend, Doubt, Endpoint};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
+pub use kube_client::kube_clients;
 pub use kubeconfig::{Access, KubeconfigError, Source};
 pub use pool::{Class, Pool};
+pub use server_upstream::ServerUpstream;
 pub use shared_tls::SharedTls;
 pub use switch::Reply;
 

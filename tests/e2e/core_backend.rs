@@ -65,7 +65,11 @@ pub(crate) struct Core {
     manner: Arc<Mutex<Manner>>,
     reviews: Reviews,
     keys: Keys,
+    watchers: Watchers,
 }
+
+/// By which certificate and Authorization header each question about the cluster came.
+type Watchers = Arc<Mutex<Vec<(String, String)>>>;
 
 type Keys = Arc<Mutex<Vec<Value>>>;
 
@@ -79,6 +83,7 @@ struct Scripted {
     cluster: Cluster,
     reviews: Reviews,
     keys: Keys,
+    watchers: Watchers,
 }
 
 impl Core {
@@ -94,6 +99,7 @@ impl Core {
             cluster: Cluster::new(),
             reviews: Reviews::default(),
             keys: Keys::default(),
+            watchers: Watchers::default(),
         };
         let serving = scripted.clone();
         let config = tls(&PKI.authority.sign(&Leaf::server(&[name])));
@@ -101,8 +107,8 @@ impl Core {
             let serving = serving.clone();
             async move { serve(stream, number, state, serving).await }
         });
-        let Scripted { manner, cluster, reviews, keys } = scripted;
-        Self { backend, cluster, manner, reviews, keys }
+        let Scripted { manner, cluster, reviews, keys, watchers } = scripted;
+        Self { backend, cluster, manner, reviews, keys, watchers }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -136,6 +142,11 @@ impl Core {
     /// The TokenReviews and SubjectAccessReviews that came.
     pub(crate) fn reviews(&self) -> Vec<Value> {
         self.reviews.lock().unwrap().clone()
+    }
+
+    /// By which certificate and Authorization header it was asked last about its objects.
+    pub(crate) fn watcher(&self) -> (String, String) {
+        self.watchers.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     /// What came beside portico's own questions and the waiting for it.
@@ -223,7 +234,7 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, s
     }
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (state, certificate) = (Arc::clone(&state), certificate.clone());
-        let Scripted { manner, cluster, reviews, keys } = scripted.clone();
+        let Scripted { manner, cluster, reviews, keys, watchers } = scripted.clone();
         let manner = *manner.lock().unwrap();
         async move {
             if manner == Manner::Hangs {
@@ -241,6 +252,8 @@ async fn serve(stream: TlsStream<TcpStream>, number: usize, state: Arc<State>, s
                 return Ok(response(code, &keys));
             }
             if Cluster::concerns(&request) {
+                let by = request.headers().get("authorization").map(|it| it.to_str().unwrap());
+                watchers.lock().unwrap().push((certificate, by.unwrap_or_default().to_owned()));
                 return Ok(cluster.answer(request).await);
             }
             if DELEGATED.contains(&request.uri().path()) {

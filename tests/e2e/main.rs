@@ -35,6 +35,7 @@ mod core_reviews;
 mod core_tokens;
 mod core_watches;
 mod core_ways;
+mod credentials;
 mod deadlines;
 mod discovery;
 mod discovery_failing;

@@ -65,7 +65,7 @@ fn bundle(authority: &Authority) -> PemPair {
 }
 
 /// Puts a file in the place of another.
-fn rename_over(path: &Path, text: &str) {
+pub(crate) fn rename_over(path: &Path, text: &str) {
     let partial = path.with_extension("partial");
     fs::write(&partial, text).unwrap();
     fs::rename(partial, path).unwrap();
@@ -86,19 +86,24 @@ async fn shown(
 }
 
 /// A connection of alice's on which a watch is open, and stays.
-struct Open {
-    name: &'static str,
+pub(crate) struct Open {
+    base: String,
     client: Http2,
     watched: h2::RecvStream,
     watch: Watch,
 }
 
 impl Open {
-    async fn new(rig: &Rig, backend: &mut Backend, name: &'static str) -> Self {
+    async fn new(rig: &Rig, backend: &mut Backend, name: &str) -> Self {
+        Self::at(rig, backend, path(name, "")).await
+    }
+
+    /// A watch and requests below this path.
+    pub(crate) async fn at(rig: &Rig, backend: &mut Backend, base: String) -> Self {
         let client = rig.alice(Protocol::Http2).await.http2();
-        let ask = Ask::get(path(name, "events?watch=true"));
+        let ask = Ask::get(format!("{base}events?watch=true"));
         let (watching, watch) = tokio::join!(client.ask(&ask), backend.watch());
-        let mut open = Self { name, client, watched: watching.unwrap().into_body(), watch };
+        let mut open = Self { base, client, watched: watching.unwrap().into_body(), watch };
         open.check().await;
         open
     }
@@ -110,7 +115,7 @@ impl Open {
     }
 
     /// The watch goes on.
-    async fn check_watch(&mut self) {
+    pub(crate) async fn check_watch(&mut self) {
         let event = Bytes::from_static(b"event\n");
         within("room", self.watch.send(Ok(Frame::data(event.clone())))).await.unwrap();
         let read = within("an event", self.watched.data()).await.unwrap().unwrap();
@@ -119,7 +124,7 @@ impl Open {
     }
 
     async fn ask(&self, rest: &str) -> u16 {
-        let ask = Ask::get(path(self.name, rest));
+        let ask = Ask::get(format!("{}{rest}", self.base));
         within("an answer", self.client.ask(&ask)).await.unwrap().status().as_u16()
     }
 }
@@ -225,16 +230,19 @@ async fn answered(rig: &Rig, pair: &PemPair) -> u16 {
     rig.connect(Protocol::Http2, Some(pair)).await.get(&path("two", "things")).await.status
 }
 
-/// Waits until what was written before is known to have been looked at: another file is.
-async fn looked_at(rig: &Rig) {
-    let serving = PKI.authority.sign(&Leaf::server(&["localhost"]));
-    rename_over(&rig.path("server.crt"), &serving.certificate);
-    rename_over(&rig.path("server.key"), &serving.key);
-    let config = client(ours(), &[&TLS13], None);
-    eventually("another serving pair", async || {
-        shown(rig.address, &config, "localhost").await == leaf(&serving)
-    })
-    .await;
+/// Waits until what was written before is known to have been looked at: another file is. Twice, since
+/// one look goes over all files.
+pub(crate) async fn looked_at(rig: &Rig) {
+    for _ in 0..2 {
+        let serving = PKI.authority.sign(&Leaf::server(&["localhost"]));
+        rename_over(&rig.path("server.crt"), &serving.certificate);
+        rename_over(&rig.path("server.key"), &serving.key);
+        let config = client(ours(), &[&TLS13], None);
+        eventually("another serving pair", async || {
+            shown(rig.address, &config, "localhost").await == leaf(&serving)
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -2,17 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::Uri;
 use kube::Client;
 use kube::api::Api;
 use tokio::sync::Notify;
 
 use super::pace::Pace;
-
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::upstream::{ApiServer, kube_clients};
 
 /// The servers of one cluster, at least one.
 #[derive(Clone)]
@@ -37,20 +33,10 @@ impl fmt::Debug for Servers {
 }
 
 impl Servers {
-    /// The server of `config`, and `others` where portico is known by the same credentials.
-    pub fn new(config: &kube::Config, others: &[Uri]) -> Result<Self, kube::Error> {
-        let client = |url: &Uri| {
-            let mut config = config.clone();
-            config.cluster_url = url.clone();
-            config.connect_timeout = Some(CONNECT_TIMEOUT);
-            // Whoever asks tries again itself, and says so.
-            config.default_retry = false;
-            Client::try_from(config)
-        };
-        let urls = std::iter::once(&config.cluster_url)
-            .chain(others.iter().filter(|url| **url != config.cluster_url));
-        let clients = urls.map(client).collect::<Result<_, _>>()?;
-        Ok(Self { clients, url: config.cluster_url.to_string(), back: Arc::default() })
+    /// Those of the cluster that `server` is of, as its kubeconfig has them now.
+    pub fn new(server: &Arc<ApiServer>) -> Result<Self, kube::Error> {
+        let (clients, url) = (kube_clients(server)?, server.access().url().to_string());
+        Ok(Self { clients, url, back: Arc::default() })
     }
 
     /// The URL of the first, which tells one cluster from another.

@@ -17,7 +17,7 @@ use crate::auth::{Caller, Trust};
 use crate::model::fault::{Fault, Hop};
 use crate::model::user::{GROUP_AUTHENTICATED, User};
 use crate::runtime::snapshot::{Publisher, View};
-use crate::upstream::{ApiServer, Pool, Upstream};
+use crate::upstream::{ApiServer, Pool, ServerUpstream};
 
 const PATH: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const REVIEW: &[u8] = br#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
@@ -35,7 +35,7 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Inquiry {
     server: Arc<ApiServer>,
-    front_proxy: Option<Upstream>,
+    front_proxy: Option<Arc<ServerUpstream>>,
     identity: UpstreamIdentity,
     remote_route: RemoteRoute,
     standing: Publisher<Standing>,
@@ -125,11 +125,12 @@ impl Inquiry {
     }
 
     /// Asks once; gives the time until the next question, none when there is no need of one.
-    async fn ask(&self, pool: &Arc<Pool>, front_proxy: &Upstream) -> Option<Duration> {
+    async fn ask(&self, pool: &Arc<Pool>, front_proxy: &ServerUpstream) -> Option<Duration> {
         let marker = marker();
         let headers = || headers(&marker);
         let review = Bytes::from_static(REVIEW);
-        let asking = self.server.post_over(pool, front_proxy, PATH, review, (&headers, TIMEOUT));
+        let front_proxy = front_proxy.now();
+        let asking = self.server.post_over(pool, &front_proxy, PATH, review, (&headers, TIMEOUT));
         let verdict = match asking.await {
             Ok((code, body)) => judge(code, &body, &marker),
             Err(fault) if fault.hop == Hop::ClientCertificateRefused => {

@@ -25,9 +25,10 @@ use crate::body::Body;
 use crate::model::fault::Fault;
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::routing_table::Route;
+use crate::runtime::files::Files;
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::telemetry::{Metrics, RouteMetrics};
-use crate::upstream::{self, Access, ApiServer, KubeconfigError, Source, Upstream};
+use crate::upstream::{self, Access, ApiServer, KubeconfigError, ServerUpstream, Source, Upstream};
 
 /// What it is called in messages, metrics and logs.
 const NAME: &str = "kube-apiserver";
@@ -87,9 +88,9 @@ enum Standing {
 pub struct Core {
     server: Arc<ApiServer>,
     /// Connections that show the proxy-client pair.
-    front_proxy: Option<Upstream>,
+    front_proxy: Option<Arc<ServerUpstream>>,
     /// Connections that show no certificate.
-    nobody: Upstream,
+    nobody: ServerUpstream,
     standing: View<Standing>,
     /// True while requests to extension API servers go there too.
     takes_remotes: Arc<AtomicBool>,
@@ -98,24 +99,27 @@ pub struct Core {
 }
 
 /// Over which connections a request goes, and what it tells there.
-#[derive(Clone, Copy, Debug)]
-enum Way<'a> {
-    FrontProxy(&'a Upstream),
-    Impersonate(&'a Upstream),
-    Nobody(&'a Upstream),
+#[derive(Debug)]
+enum Way {
+    FrontProxy(Arc<Upstream>),
+    Impersonate(Arc<Upstream>),
+    Nobody(Arc<Upstream>),
 }
 
 impl Core {
-    /// The core with what finds out how it is to be told; `upstream` holds the proxy-client pair.
-    /// Must be called on the runtime that is to keep portico's token fresh.
+    /// The core with what finds out how it is to be told; `upstream` holds the proxy-client pair, and
+    /// the kubeconfig is one of `files`. Must be called on the runtime that is to keep portico's token
+    /// fresh.
     pub fn new(
         config: &CoreConfig,
         upstream: &upstream::Config,
+        files: &mut Files,
         metrics: &Arc<Metrics>,
     ) -> Result<(Self, Inquiry), KubeconfigError> {
-        let access = Access::from_source(&config.source)?.with_servers(&config.servers)?;
-        if !access.prefix().is_empty() {
-            return Err(access.error("a path in the server's URL is not supported"));
+        let access = Access::follow(&config.source, &config.servers, files)?;
+        let first = access.load();
+        if !first.prefix().is_empty() {
+            return Err(first.error("a path in the server's URL is not supported"));
         }
         let server = Arc::new(ApiServer::new(access, NAME, upstream, metrics)?);
         let pair = upstream.identity.clone();
@@ -123,7 +127,7 @@ impl Core {
         let (standing, view) = Publisher::new(Standing::Unknown(None));
         let core = Self {
             nobody: server.upstream_as(None)?,
-            front_proxy,
+            front_proxy: front_proxy.map(Arc::new),
             standing: view,
             takes_remotes: Arc::default(),
             doubt: Arc::default(),
@@ -150,7 +154,7 @@ impl Core {
     }
 
     fn metrics(&self) -> &Arc<RouteMetrics> {
-        &self.server.upstream().metrics
+        self.server.metrics()
     }
 
     /// Waits for the first answer, which comes right after the start where the core is there: who is
@@ -168,12 +172,12 @@ impl Core {
         timeout(SETTLE_TIMEOUT, settling).await.ok();
     }
 
-    fn way(&self, is_anonymous: bool) -> Result<Way<'_>, Rejection> {
+    fn way(&self, is_anonymous: bool) -> Result<Way, Rejection> {
         if is_anonymous {
-            return Ok(Way::Nobody(&self.nobody));
+            return Ok(Way::Nobody(self.nobody.now()));
         }
         match (&*self.standing.load(), &self.front_proxy) {
-            (Standing::FrontProxy, Some(upstream)) => Ok(Way::FrontProxy(upstream)),
+            (Standing::FrontProxy, Some(upstream)) => Ok(Way::FrontProxy(upstream.now())),
             (Standing::FrontProxy | Standing::Impersonate, _) => {
                 Ok(Way::Impersonate(self.server.upstream()))
             }
@@ -181,7 +185,7 @@ impl Core {
             (Standing::Unknown(Some(fault)), _) => {
                 Err(Rejection::Backend(Box::new(BackendFault {
                     api_service: "".into(),
-                    service: self.nobody.backend.spec().service.clone(),
+                    service: self.server.service().clone(),
                     fault: fault.clone(),
                     discovery: false,
                 })))
@@ -189,7 +193,7 @@ impl Core {
         }
     }
 
-    fn destination<'a>(&'a self, deferral: &'a Deferral, way: Way<'a>) -> Destination<'a> {
+    fn destination<'a>(&'a self, deferral: &'a Deferral, way: &'a Way) -> Destination<'a> {
         let caller = deferral.caller();
         match way {
             Way::FrontProxy(upstream) => {
@@ -238,7 +242,7 @@ impl Connection {
         }
         outcome.enter(info, &caller)?;
         let deferral = authorizer.defer(caller);
-        let to = core.destination(&deferral, way);
+        let to = core.destination(&deferral, &way);
         if asked.upgrade {
             upgrade::check(asked, &Route::<Upstream>::Core, &body)?;
             return self.switch(to, asked, outcome).await;
