@@ -304,7 +304,7 @@ impl Asked {
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let reviews = Reviews::new(config, core, upstream, files, metrics)?;
-        let signed = OwnTokens::start(config, core, upstream, &metrics.tokens)?;
+        let signed = OwnTokens::start(config, core, upstream, files, &metrics.tokens)?;
         Ok(Self { reviews, signed })
     }
 }

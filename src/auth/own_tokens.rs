@@ -10,11 +10,12 @@ use moka::sync::Cache;
 
 use super::caller::Caller;
 use super::digest::Secret;
-use super::jwt::{self, AnonymousRule, Awaited, Checked, Issuers, JwtError};
+use super::jwt::{self, AnonymousRule, Awaited, Checked, Issuers, JwtError, KeySet};
 use super::kept_reviews::Key;
 use super::service_accounts::{ServiceAccountKeysError, ServiceAccounts};
 use super::{Config, ServiceAccountLookup};
 use crate::model::user::User;
+use crate::runtime::files::Files;
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks::AbortOnDrop;
 use crate::runtime::telemetry::TokenMetrics;
@@ -53,6 +54,8 @@ struct Verified {
     end: f64,
     /// Of the issuers by whose rules it counts.
     generation: u64,
+    /// The service accounts' keys by which it counts.
+    keys: Option<Arc<KeySet>>,
 }
 
 /// What verifies tokens, with what it needs.
@@ -107,11 +110,13 @@ impl fmt::Debug for OwnTokens {
 
 impl OwnTokens {
     /// What verifies the tokens that `config` names, if there are any; `core` is the API server beside
-    /// which portico runs. Must be called on the runtime that is to fetch keys.
+    /// which portico runs, and what the flags name are some of `files`. Must be called on the runtime
+    /// that is to fetch keys.
     pub fn start(
         config: &Config,
         core: Option<&Arc<ApiServer>>,
         upstream: &upstream::Config,
+        files: &mut Files,
         metrics: &TokenMetrics,
     ) -> Result<StartedTokens, OwnTokensError> {
         let flag = |error| match &config.jwt.file {
@@ -119,8 +124,8 @@ impl OwnTokens {
             None => OwnTokensError::Flags(error),
         };
         let accounts = &config.service_accounts;
-        let started = jwt::start(&config.jwt, &accounts.issuers, metrics).map_err(flag)?;
-        let mut tasks = vec![started.task];
+        let started = jwt::start(&config.jwt, &accounts.issuers, files, metrics).map_err(flag)?;
+        let mut tasks = started.tasks;
         let service_accounts = match (core, accounts.lookup, accounts.key_files.as_slice()) {
             (None, _, []) => None,
             (Some(_), ServiceAccountLookup::Review, key_files) => {
@@ -139,7 +144,7 @@ impl OwnTokens {
                 tasks.push(task);
                 Some(made)
             }
-            (Some(_) | None, _, _) => Some(ServiceAccounts::of_files(accounts)?),
+            (Some(_) | None, _, _) => Some(ServiceAccounts::of_files(accounts, files)?),
         };
         let is_needed =
             service_accounts.is_some() || config.jwt.file.is_some() || config.jwt.oidc.is_some();
@@ -173,10 +178,12 @@ impl OwnTokens {
             return OwnVerdict::NotMine;
         };
         let issuers = self.issuers.load();
+        let keys = self.service_accounts.as_ref().and_then(ServiceAccounts::keys);
         let digest = self.secret.digest(token.as_bytes());
         if let Some(known) = self.verified.get(&digest)
             && known.end >= now
             && known.generation == issuers.generation
+            && known.keys.as_ref().map(Arc::as_ptr) == keys.as_ref().map(Arc::as_ptr)
         {
             return OwnVerdict::Caller(known.caller);
         }
@@ -194,7 +201,8 @@ impl OwnTokens {
                 let caller = Arc::new(caller);
                 let bytes = u32::try_from(bytes + TOKEN_BYTES).unwrap_or(u32::MAX);
                 let generation = issuers.generation;
-                let known = Verified { caller: Arc::clone(&caller), bytes, end, generation };
+                let caller_of_it = Arc::clone(&caller);
+                let known = Verified { caller: caller_of_it, bytes, end, generation, keys };
                 self.verified.insert(digest, known);
                 OwnVerdict::Caller(caller)
             }

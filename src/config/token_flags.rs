@@ -44,13 +44,14 @@ pub struct TokenFlags {
     /// How tokens may be signed: RS256, RS384, RS512, ES256, ES384, ES512, PS256, PS384, PS512.
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, default_value = "RS256", value_parser = algorithm, value_name = "ALGORITHMS", help_heading = AUTHENTICATION)]
     pub oidc_signing_algs: Vec<Algorithm>,
-    /// Authorities of the issuer's certificate; the system's when not given.
+    /// Authorities of the issuer's certificate; the system's when not given. The file is read again when
+    /// it changes.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub oidc_ca_file: Option<PathBuf>,
 
     /// PEM file with RSA or ECDSA keys (public, private or certificates) that verify service
-    /// accounts' tokens. A file may hold several; given several times for several files. In front mode
-    /// with --service-account-lookup=local only.
+    /// accounts' tokens. A file may hold several; given several times for several files. They are read
+    /// again when they change. In front mode with --service-account-lookup=local only.
     #[arg(long, action = ArgAction::Append, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = AUTHENTICATION)]
     pub service_account_key_file: Vec<PathBuf>,
     /// Who issues service accounts' tokens. Given several times, all are accepted.

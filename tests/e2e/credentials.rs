@@ -1,4 +1,5 @@
-//! What kubeconfigs name, replaced on disk while requests and watches are open.
+//! What kubeconfigs and the flags about tokens name, replaced on disk while requests and watches are
+//! open.
 
 use std::fs;
 
@@ -7,6 +8,8 @@ use serde_json::{Value, json};
 
 use crate::client::{Ask, Protocol};
 use crate::core_backend::{Core, Manner, claims, shown};
+use crate::issuer::{Issuer, SigningKey};
+use crate::jwt::{account, quick, status, until_accepted};
 use crate::pki::{Leaf, PKI};
 use crate::proxying::Pair;
 use crate::review_server::{ReviewServer, whose};
@@ -173,4 +176,59 @@ async fn a_webhook_is_believed_for_as_long_as_its_authority_is_named() {
     eventually("the removed authority", async || !is_known().await).await;
     rename_over(&authority, &PKI.authority.certificate());
     eventually("the authority that is back", &mut is_known).await;
+}
+
+#[tokio::test]
+async fn keys_are_fetched_from_who_shows_a_certificate_of_the_authority_of_now() {
+    let (one, two) = (SigningKey::new("k1"), SigningKey::new("k2"));
+    let issuer = Issuer::start(&[&one]);
+    let setup = Setup::new()
+        .flag(&format!("--oidc-issuer-url={}", issuer.url))
+        .flag("--oidc-client-id=me")
+        .flag("--oidc-signing-algs=ES256")
+        .file_flag("oidc-ca-file", "issuer-ca.crt");
+    let authority = setup.path("issuer-ca.crt");
+    fs::write(&authority, PKI.authority.certificate()).unwrap();
+    let pair = Pair::start_with(quick(setup)).await;
+    let rig = &pair.rig;
+    let (by_one, by_two) = (one.token(&issuer.claims("jane")), two.token(&issuer.claims("june")));
+    until_accepted(rig, &by_one).await;
+
+    rename_over(&authority, &PKI.stranger.certificate());
+    let failed = ["result=\"failure\"".to_owned(), format!("issuer=\"{}\"", issuer.url)];
+    let failed = failed.each_ref().map(String::as_str);
+    rig.await_some("portico_token_keys_fetches_total", &failed).await;
+    issuer.publish(&[&one, &two]);
+    // The keys that were there count on; new ones are nobody's whom the authority vouches for.
+    assert_eq!((status(rig, &by_one).await, status(rig, &by_two).await), (200, 401));
+    rename_over(&authority, &PKI.authority.certificate());
+    until_accepted(rig, &by_two).await;
+}
+
+#[tokio::test]
+async fn a_key_of_service_accounts_that_is_taken_out_counts_no_more() {
+    let [one, two, three] = [(); 3].map(|()| SigningKey::new(""));
+    let setup = Setup::new();
+    let keys = setup.path("accounts.pub");
+    fs::write(&keys, one.pem()).unwrap();
+    let setup = setup
+        .file_flag("service-account-key-file", "accounts.pub")
+        .flag("--service-account-issuer=https://new");
+    let pair = Pair::start_with(setup).await;
+    let rig = &pair.rig;
+    let token = |key: &SigningKey| {
+        key.token_with(&json!({"alg": "ES256"}), &account("https://new", "https://new"))
+    };
+    let (by_one, by_two) = (token(&one), token(&two));
+    assert_eq!((status(rig, &by_one).await, status(rig, &by_two).await), (200, 401));
+    rename_over(&keys, &(one.pem() + &two.pem()));
+    until_accepted(rig, &by_two).await;
+    assert_eq!(status(rig, &by_one).await, 200);
+    rename_over(&keys, &(two.pem() + &three.pem()));
+    until_accepted(rig, &token(&three)).await;
+    // It was verified just before, which does not count either.
+    assert_eq!((status(rig, &by_one).await, status(rig, &by_two).await), (401, 200));
+    fs::write(&keys, "no key").unwrap();
+    looked_at(rig).await;
+    assert_eq!(status(rig, &by_two).await, 200);
 }

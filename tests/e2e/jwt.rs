@@ -42,7 +42,7 @@ fn setup(issuer: &Issuer) -> Setup {
     quick(setup.file_flag("authentication-config", CONFIG))
 }
 
-fn quick(setup: Setup) -> Setup {
+pub(crate) fn quick(setup: Setup) -> Setup {
     setup.edit(|config, _| config.auth.jwt.retry_interval = Duration::from_millis(20))
 }
 
@@ -54,11 +54,11 @@ async fn ask(rig: &Rig, protocol: Protocol, token: &str) -> (u16, Vec<(String, S
     (answer.status, told)
 }
 
-async fn status(rig: &Rig, token: &str) -> u16 {
+pub(crate) async fn status(rig: &Rig, token: &str) -> u16 {
     ask(rig, Protocol::Http2, token).await.0
 }
 
-async fn until_accepted(rig: &Rig, token: &str) {
+pub(crate) async fn until_accepted(rig: &Rig, token: &str) {
     eventually("the token is accepted", async || status(rig, token).await == 200).await;
 }
 
@@ -324,7 +324,7 @@ async fn the_oidc_flags_name_one_issuer() {
     assert_eq!(status(&pair.rig, &key.token(&with(claims, "hd", "x"))).await, 401);
 }
 
-fn account(issuer: &str, audience: &str) -> Value {
+pub(crate) fn account(issuer: &str, audience: &str) -> Value {
     json!({
         "iss": issuer, "aud": [audience], "sub": "system:serviceaccount:ns:robot", "exp": now() + 600,
         "kubernetes.io": {"namespace": "ns", "serviceaccount": {"name": "robot", "uid": "u-1"}},

@@ -79,6 +79,11 @@ impl FetchedKeys {
         self.set.load_full()
     }
 
+    /// These count until they are fetched.
+    pub(super) fn know(&self, set: Option<Arc<KeySet>>) {
+        self.set.store(set);
+    }
+
     /// Whose they are.
     pub(super) fn issuer(&self) -> &str {
         &self.issuer

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fetched_keys::FetchedKeys;
+use super::keys::KeySet;
 use super::location::Location;
 use super::validation::Rules;
 use super::{Issuer, Issuers};
@@ -27,7 +28,7 @@ type Running = HashMap<Location, Fetcher>;
 #[derive(Clone, Debug)]
 struct Fetcher {
     keys: Arc<FetchedKeys>,
-    _task: Arc<AbortOnDrop>,
+    task: Arc<AbortOnDrop>,
 }
 
 /// Issuers that are not yet in force, with what fetches their keys.
@@ -68,7 +69,8 @@ impl Fetchers {
             let location = &rules.location;
             let before = before.and_then(|before| before.running.get(location));
             let in_force = self.running.get(location);
-            let fetcher = in_force.or(before).cloned().unwrap_or_else(|| self.begin(location));
+            let fetcher =
+                in_force.or(before).cloned().unwrap_or_else(|| self.begin(location, None));
             if in_force.is_none() {
                 new.push(Arc::clone(&fetcher.keys));
             }
@@ -87,11 +89,35 @@ impl Fetchers {
         prepared.issuers
     }
 
-    fn begin(&self, location: &Location) -> Fetcher {
+    /// Puts issuers with these rules in force at once: until their keys are fetched where they are now,
+    /// those count that were fetched for the issuer before.
+    pub(super) fn replace(&mut self, rules: Vec<Rules>) -> Issuers {
+        let before = |rules: &Rules| {
+            let issuer = &rules.location.issuer;
+            let known = self.running.iter().find(|(location, _)| location.issuer == *issuer);
+            known.and_then(|(_, fetcher)| fetcher.keys.current())
+        };
+        let fetchers = rules.iter().map(|rules| {
+            let known = self.running.get(&rules.location).cloned();
+            let fetcher = known.unwrap_or_else(|| self.begin(&rules.location, before(rules)));
+            (rules.location.clone(), fetcher)
+        });
+        self.running = fetchers.collect();
+        let prepared = self.prepare(rules, None);
+        self.put(prepared)
+    }
+
+    /// What fetches, for who will not change it any more.
+    pub(super) fn into_tasks(self) -> Vec<AbortOnDrop> {
+        self.running.into_values().filter_map(|fetcher| Arc::into_inner(fetcher.task)).collect()
+    }
+
+    fn begin(&self, location: &Location, known: Option<Arc<KeySet>>) -> Fetcher {
         let location = location.clone();
         let keys = FetchedKeys::new(&location.issuer, self.retry_interval);
+        keys.know(known);
         let fetching =
             Arc::clone(&keys).run(self.metrics.clone(), async move || location.fetch().await);
-        Fetcher { keys, _task: Arc::new(spawn_owned("issuer-keys", fetching)) }
+        Fetcher { keys, task: Arc::new(spawn_owned("issuer-keys", fetching)) }
     }
 }

@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep_until};
 use super::fetchers::{Fetchers, Prepared};
 use super::validation::{self, AnonymousRule, Rules};
 use super::{Issuers, JwtConfig};
-use crate::runtime::files::Watch;
+use crate::runtime::files::{Files, Unreadable, Watch};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 use crate::runtime::telemetry::TokenMetrics;
-use crate::tls::{TlsError, read_certificates};
+use crate::tls::{TlsError, certificates};
 
 /// The file is read at least this often (upstream's poll).
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
@@ -45,7 +45,10 @@ pub enum JwtError {
     /// The `--oidc-*` flags are not valid.
     #[error("{}", .0.join("\n"))]
     Flags(Vec<String>),
-    /// The authorities of the `--oidc-ca-file`.
+    /// The file of `--oidc-ca-file` cannot be read.
+    #[error("--oidc-ca-file: {0}")]
+    Unreadable(#[from] Unreadable),
+    /// It holds no authorities.
     #[error("--oidc-ca-file: {0}")]
     Authority(#[from] TlsError),
 }
@@ -58,15 +61,16 @@ pub(in crate::auth) struct Started {
     /// What the file says of anonymous callers: none when it says nothing, an empty list for
     /// nowhere, and no list for everywhere.
     pub anonymous: Option<AnonymousRule>,
-    /// Ends what fetches keys and follows the file.
-    pub task: AbortOnDrop,
+    /// What fetches keys and follows files.
+    pub tasks: Vec<AbortOnDrop>,
 }
 
 /// Reads the configuration, and starts fetching keys on the calling runtime. `disallowed` are issuers
-/// that others verify.
+/// that others verify, and the file of `--oidc-ca-file` is one of `files`.
 pub(in crate::auth) fn start(
     config: &JwtConfig,
     disallowed: &[String],
+    files: &mut Files,
     metrics: &TokenMetrics,
 ) -> Result<Started, JwtError> {
     let mut fetchers = Fetchers::new(config.retry_interval, metrics.clone());
@@ -84,31 +88,55 @@ pub(in crate::auth) fn start(
             anonymous: read.anonymous,
         };
         let following = follow(file, fetchers, publisher, metrics.clone());
-        let task = spawn_owned("authentication-config", following);
-        return Ok(Started { issuers, anonymous, task });
+        let tasks = vec![spawn_owned("authentication-config", following)];
+        return Ok(Started { issuers, anonymous, tasks });
     }
-    let rules = match &config.oidc {
-        Some(flags) => {
-            let authority = match &flags.ca_file {
-                Some(path) => read_authority(path)?,
-                None => String::new(),
-            };
-            vec![validation::of_flags(flags, authority, disallowed).map_err(JwtError::Flags)?]
-        }
-        None => Vec::new(),
+    let Some(flags) = &config.oidc else {
+        let issuers = View::fixed(Issuers::default());
+        return Ok(Started { issuers, anonymous: None, tasks: Vec::new() });
     };
-    let issuers = View::fixed(first(&mut fetchers, rules));
-    let task = spawn_owned("oidc", async move {
-        let _fetchers = fetchers;
-        std::future::pending::<()>().await;
-    });
-    Ok(Started { issuers, anonymous: None, task })
+    let authority = |path| files.add("authorities of the issuer", [path], authority);
+    let authority = flags.ca_file.as_deref().map(authority).transpose()?;
+    let (flags, disallowed) = (flags.clone(), disallowed.to_vec());
+    let rules = move |authority: &str| {
+        let authority = authority.to_owned();
+        validation::of_flags(&flags, authority, &disallowed).map_err(JwtError::Flags)
+    };
+    let now = authority.as_ref().map(View::load);
+    let now = rules(now.as_deref().map_or("", String::as_str))?;
+    let (publisher, issuers) = Publisher::new(first(&mut fetchers, vec![now]));
+    let tasks = match authority {
+        Some(authority) => {
+            let following = follow_authority(authority, rules, fetchers, publisher);
+            vec![spawn_owned("oidc-authority", following)]
+        }
+        None => fetchers.into_tasks(),
+    };
+    Ok(Started { issuers, anonymous: None, tasks })
 }
 
-fn read_authority(path: &Path) -> Result<String, TlsError> {
-    read_certificates(path)?;
-    std::fs::read_to_string(path)
-        .map_err(|error| TlsError::Read { path: path.display().to_string(), error })
+/// Authorities, as they are in a file.
+fn authority([pem]: [&[u8]; 1]) -> Result<String, JwtError> {
+    certificates("authorities of the issuer", pem)?;
+    Ok(String::from_utf8_lossy(pem).into_owned())
+}
+
+/// Lets the keys be fetched from who shows a certificate of the authority of now, for ever. Keys that
+/// were fetched before count until then.
+async fn follow_authority(
+    mut authority: View<String>,
+    rules: impl Fn(&str) -> Result<Rules, JwtError>,
+    mut fetchers: Fetchers,
+    publisher: Publisher<Issuers>,
+) {
+    while authority.changed().await {
+        match rules(&authority.load()) {
+            Ok(rules) => publisher.publish(fetchers.replace(vec![rules])),
+            Err(error) => tracing::error!(%error, "issuer is trusted as before"),
+        }
+    }
+    // The fetchers go on for as long as this task does.
+    std::future::pending().await
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

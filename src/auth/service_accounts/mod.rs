@@ -16,6 +16,8 @@ use super::jwt::{
     audiences, time,
 };
 use crate::model::user::{EXTRA_CREDENTIAL_ID, GROUP_SERVICE_ACCOUNTS, User};
+use crate::runtime::files::{Files, Unreadable};
+use crate::runtime::snapshot::View;
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 use crate::runtime::telemetry::TokenMetrics;
 use crate::upstream::{ApiServer, Pool};
@@ -66,13 +68,8 @@ pub struct ServiceAccountConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceAccountKeysError {
     /// A file cannot be read.
-    #[error("cannot read {}: {error}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// It holds no keys.
     #[error(transparent)]
     Keys(#[from] KeysError),
@@ -91,7 +88,7 @@ pub(super) struct ServiceAccounts {
 /// Where the keys are from.
 #[derive(Debug)]
 enum Keys {
-    Files(Arc<KeySet>),
+    Files(View<KeySet>),
     Cluster(Arc<FetchedKeys>),
 }
 
@@ -100,14 +97,20 @@ pub(super) type Checked = Option<Result<(User, f64), String>>;
 
 impl ServiceAccounts {
     /// By the keys of the files.
-    pub(super) fn of_files(config: &ServiceAccountConfig) -> Result<Self, ServiceAccountKeysError> {
-        let mut keys = KeySet::default();
-        for path in &config.key_files {
-            let pem = std::fs::read(path)
-                .map_err(|error| ServiceAccountKeysError::Read { path: path.clone(), error })?;
-            keys.append(KeySet::from_pem(&path.display().to_string(), &pem)?);
-        }
-        Ok(Self::new(config, Keys::Files(Arc::new(keys))))
+    pub(super) fn of_files(
+        config: &ServiceAccountConfig,
+        files: &mut Files,
+    ) -> Result<Self, ServiceAccountKeysError> {
+        let paths = config.key_files.clone();
+        let keys = files.add_read("service accounts' keys", move |reading| {
+            let mut keys = KeySet::default();
+            for path in &paths {
+                let pem = reading.read(path)?;
+                keys.append(KeySet::from_pem(&path.display().to_string(), &pem)?);
+            }
+            Ok::<_, ServiceAccountKeysError>(keys)
+        });
+        Ok(Self::new(config, Keys::Files(keys?)))
     }
 
     /// By the keys that the cluster publishes; they are fetched over `pool`, which must be of the
@@ -143,25 +146,30 @@ impl ServiceAccounts {
         }
         // As upstream: what cannot be parsed is somebody else's.
         let token = Unverified::parse(token).ok()?;
-        let Some(keys) = self.keys(&token.kid, now) else {
+        let Some(keys) = self.keys_for(&token.kid, now) else {
             return Some(Err("the cluster's keys have not been fetched yet".to_owned()));
         };
         Some(check(&token, &keys, &self.audiences, is_legacy, now))
     }
 
-    /// The keys; those of a cluster are fetched anew when `kid` is not among them. Nobody waits for
-    /// that: kube-apiserver is asked in the meantime.
-    fn keys(&self, kid: &str, now: f64) -> Option<Arc<KeySet>> {
+    /// The keys of now, if there are any yet.
+    pub(super) fn keys(&self) -> Option<Arc<KeySet>> {
         match &self.keys {
-            Keys::Files(keys) => Some(Arc::clone(keys)),
-            Keys::Cluster(fetched) => {
-                let keys = fetched.current()?;
-                if !keys.knows(kid) {
-                    drop(FetchedKeys::anew(fetched, &keys, Duration::from_secs_f64(now.max(0.0))));
-                }
-                Some(keys)
-            }
+            Keys::Files(keys) => Some(keys.load()),
+            Keys::Cluster(fetched) => fetched.current(),
         }
+    }
+
+    /// The same; those of a cluster are fetched anew when `kid` is not among them. Nobody waits for
+    /// that: kube-apiserver is asked in the meantime.
+    fn keys_for(&self, kid: &str, now: f64) -> Option<Arc<KeySet>> {
+        let keys = self.keys()?;
+        if let Keys::Cluster(fetched) = &self.keys
+            && !keys.knows(kid)
+        {
+            drop(FetchedKeys::anew(fetched, &keys, Duration::from_secs_f64(now.max(0.0))));
+        }
+        Some(keys)
     }
 }
 

@@ -16,7 +16,7 @@ struct Fixture {
 fn fixture(algorithm: Algorithm, api_audiences: &[&str]) -> Fixture {
     let signer = Signer::new(algorithm, "k");
     let keys = KeySet::from_jwks(&jwks(&[&signer])).unwrap();
-    let accounts = ServiceAccounts::new(&config(api_audiences), Keys::Files(Arc::new(keys)));
+    let accounts = ServiceAccounts::new(&config(api_audiences), Keys::Files(View::fixed(keys)));
     Fixture { signer, accounts }
 }
 
