@@ -52,9 +52,12 @@ authority_is_wrong() { set_authority client-ca; }
 authority_is_right() { set_authority serving-ca; }
 
 # set_authority NAME   into both APIServices
-set_authority() {
+set_authority() { set_bundle "$certs/$1.crt"; }
+
+# set_bundle FILE   the same
+set_bundle() {
   k patch apiservice v1alpha1.wardle.example.com v1beta1.wardle.example.com --type merge \
-    -p "{\"spec\":{\"caBundle\":\"$(base64 <"$certs/$1.crt" | tr -d '\n')\"}}"
+    -p "{\"spec\":{\"caBundle\":\"$(base64 <"$1" | tr -d '\n')\"}}"
 }
 
 # by_token   the status of the same read with a ServiceAccount's token
@@ -126,7 +129,7 @@ authority_is_added() {
   local what="a client authority that kube-apiserver is given is believed"
   await "$what" "$change_limit_secs" stranger_is 401 || return 0
   : >"$work/reads"
-  read_on &
+  read_on "$flunders" reads &
   pids[reader]=$!
   await "somebody reads" "$change_limit_secs" has_reads 20 || return 0
   set_client_authorities client-ca own-proxy-ca
@@ -154,9 +157,10 @@ stranger_is() { [[ $(code own-proxy "$flunders") == "$1" ]]; }
 # shellcheck disable=SC2317,SC2329 # await calls it
 has_reads() { (($(wc -l <"$work/reads") >= $1)); }
 
+# read_on PATH FILE   for ever, as somebody; the codes go to that file of $work
 read_on() {
   while true; do
     curl --silent --max-time 10 --noproxy '*' --cacert "$certs/serving-ca.crt" --cert "$certs/somebody.crt" --key "$certs/somebody.key" \
-      --output /dev/null --write-out '%{http_code}\n' "$server$flunders" >>"$work/reads" || true
+      --output /dev/null --write-out '%{http_code}\n' "$server$1" >>"$work/$2" || true
   done
 }

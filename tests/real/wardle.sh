@@ -80,12 +80,12 @@ MANIFEST
   done
 }
 
-# write_token_kubeconfig SERVER TOKEN
+# write_token_kubeconfig SERVER TOKEN [AUTHORITIES-FILE]
 write_token_kubeconfig() {
   cat <<KUBECONFIG
 apiVersion: v1
 kind: Config
-clusters: [{name: it, cluster: {server: "$1", certificate-authority: "$certs/serving-ca.crt"}}]
+clusters: [{name: it, cluster: {server: "$1", certificate-authority: "${3:-$certs/serving-ca.crt}"}}]
 users: [{name: it, user: {token: "$2"}}]
 contexts: [{name: it, context: {cluster: it, user: it, namespace: default}}]
 current-context: it
@@ -97,7 +97,7 @@ start_sample() {
   sample_rights | k create -f - >"$work/output" || finish
   # Sets `sample_token`.
   sample_token=$(k create token wardle --duration 1h)
-  write_token_kubeconfig "$upstream" "$sample_token" >"$work/sample.kubeconfig"
+  write_token_kubeconfig "$upstream" "$sample_token" "${sample_authorities:-}" >"$work/sample.kubeconfig"
   printf 'apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n' >"$work/audit.yaml"
   start_on_a_port etcd etcd_is_ready run_etcd
   sample_etcd_port=$port
