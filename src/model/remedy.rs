@@ -72,6 +72,11 @@ pub fn of_hop(hop: Hop) -> &'static str {
         Hop::DiscoveryRefused | Hop::InvalidDiscovery | Hop::DiscoveryNotFetched => {
             of_discovery(hop)
         }
+        Hop::ReviewRefused => {
+            "See the log of kube-apiserver, or of the load balancer before it: the SelfSubjectReview by \
+             which portico finds out how to tell it who calls is answered with the status that the log \
+             line has. `--upstream-identity` says it without a question."
+        }
     }
 }
 
