@@ -367,12 +367,11 @@ impl Connection {
             Route::Remote(_) if self.proxy.auth.trust.load().may_leak_identity => {
                 Err(Rejection::NotReady)
             }
-            Route::Remote(remote) if upgrade => {
-                let to = Destination::remote(&permit, remote);
-                Box::pin(self.switch(to, asked, outcome)).await
-            }
             Route::Remote(remote) => {
                 let to = Destination::remote(&permit, remote);
+                if upgrade {
+                    return Box::pin(self.switch(to, asked, outcome)).await;
+                }
                 self.forward(to, asked, take(body), outcome).await
             }
             Route::Own(page) => {
