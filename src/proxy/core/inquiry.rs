@@ -16,8 +16,7 @@ use crate::model::fault::{Fault, Hop};
 use crate::model::review::front_proxy::{PATH, QUESTION, Verdict, judge, marker};
 use crate::model::user::User;
 use crate::runtime::snapshot::{Publisher, View, replaced};
-use crate::tls::KeyPair;
-use crate::upstream::{ApiServer, Pool, Upstream};
+use crate::upstream::{self, ApiServer, Pool, Upstream};
 
 /// How long the answer may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,8 +36,8 @@ pub struct Inquiry {
     standing: Publisher<Standing>,
     takes_remotes: Arc<AtomicBool>,
     doubt: Arc<Notify>,
-    /// The proxy-client pair.
-    pair: Option<View<KeyPair>>,
+    /// Holds the proxy-client pair.
+    upstream: upstream::Config,
     /// Whether extension API servers believe portico; none until portico runs.
     trust: Option<View<Trust>>,
 }
@@ -47,7 +46,7 @@ impl Inquiry {
     pub(super) fn new(
         core: &Core,
         (identity, remote_route): (UpstreamIdentity, RemoteRoute),
-        pair: Option<View<KeyPair>>,
+        upstream: &upstream::Config,
         standing: Publisher<Standing>,
     ) -> Self {
         let inquiry = Self {
@@ -58,7 +57,7 @@ impl Inquiry {
             standing,
             takes_remotes: Arc::clone(&core.takes_remotes),
             doubt: Arc::clone(&core.doubt),
-            pair,
+            upstream: upstream.clone(),
             trust: None,
         };
         // What needs no question is in force before the first request.
@@ -100,7 +99,7 @@ impl Inquiry {
         if self.identity != UpstreamIdentity::Auto {
             return;
         }
-        let mut pair = self.pair.clone();
+        let mut pair = self.upstream.identity.clone();
         loop {
             let pause = self.ask(pool, front_proxy).await;
             sleep(RETRY_INTERVAL).await;

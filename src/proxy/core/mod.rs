@@ -129,8 +129,8 @@ impl Core {
             doubt: Arc::default(),
             server,
         };
-        let pair = upstream.identity.clone();
-        let inquiry = Inquiry::new(&core, (config.identity, config.remote_route), pair, standing);
+        let ways = (config.identity, config.remote_route);
+        let inquiry = Inquiry::new(&core, ways, upstream, standing);
         Ok((core, inquiry))
     }
 
