@@ -31,7 +31,7 @@ use crate::control::watch::{Cluster, Seen, Servers};
 use crate::control::{Control, availability, manifests};
 use crate::frontend::{Context, Frontend, Peer};
 use crate::model::routing_table::RoutingTable;
-use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Proxy, Services};
+use crate::proxy::{AccessLog, AccessLogConfig, AccessLogFormat, Core, Inquiry, Proxy, Services};
 use crate::runtime::descriptors;
 use crate::runtime::files::Files;
 use crate::runtime::lifecycle::{Drain, DrainTrigger, Phase, Readiness, drain};
@@ -43,7 +43,9 @@ use crate::runtime::telemetry::Metrics;
 use crate::store::Store;
 use crate::store::rest::ApiServices;
 use crate::tls::expiry::{self, Watched};
-use crate::upstream::{self, ApiServer, Pool, Pools, Upstream, Upstreams, ca_bundles};
+use crate::upstream::{
+    self, ApiServer, KubeconfigError, Pool, Pools, Upstream, Upstreams, ca_bundles,
+};
 use files::{Followed, FromFiles};
 
 /// How long requests under way may take to end when the program ends.
@@ -94,31 +96,23 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Spans::start(config.tracing_config_file.as_deref()).context("--tracing-config-file")?;
     let mut read = FromFiles::read(config)?;
     upstream_config.identity.clone_from(&read.proxy_client);
-    let core = config
-        .core
-        .as_ref()
-        .map(|core| Core::new(core, &upstream_config, &mut read.files, &metrics));
-    let (core, inquiry) = core.transpose()?.unzip();
-    let core_server = core.as_ref().map(Core::server).cloned();
-    let asked = Asked::new(
-        &config.auth,
-        (core_server.as_ref(), &upstream_config),
-        &mut read.files,
-        &metrics,
-    )?;
-    let servers = core_server.as_ref().map(servers).transpose()?;
+    let given = (&upstream_config, &metrics);
+    let (core, inquiry) = in_front_of(config, &mut read.files, given)?.unzip();
+    let core_server = core.as_ref().map(Core::server);
+    let asked = Asked::new(&config.auth, core_server, &mut read.files, given)?;
+    let servers = core_server.map(servers).transpose()?;
     let cluster =
         servers.as_ref().map(|servers| cluster(config, servers, &store, &upstream_config));
     let (cluster, seen) = cluster.transpose()?.unzip();
     let cluster_trust = seen.as_ref().map(|seen| seen.trust.clone());
-    let (followed, mut tasks) = read.follow(config, core_server.clone(), cluster_trust)?;
+    let (followed, mut tasks) = read.follow(config, core_server.cloned(), cluster_trust)?;
     let Followed { tls, in_use, trust, tokens } = followed;
     let health = health(&readiness, &drain)?;
     let mut inside = inside(&in_use);
     let upstreams = Upstreams::new(upstream_config.clone(), Arc::clone(&metrics));
     let (aggregator, documents) = Aggregator::new(
         aggregator::Config { data_dir: config.data_dir.clone(), ..tuning.discovery },
-        Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server.as_ref()),
+        Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
@@ -200,6 +194,17 @@ async fn serve(frontend: Frontend) {
 fn flush_log() {
     // An error is no block: the log is gone, and lines are lost without holding anybody up.
     std::io::stderr().lock().flush().ok();
+}
+
+/// The kube-apiserver that portico is in front of, if it is, with what finds out how that is told who
+/// calls.
+fn in_front_of(
+    config: &Config,
+    files: &mut Files,
+    (upstream, metrics): (&upstream::Config, &Arc<Metrics>),
+) -> Result<Option<(Core, Inquiry)>, KubeconfigError> {
+    let core = config.core.as_ref();
+    core.map(|core| Core::new(core, upstream, files, metrics)).transpose()
 }
 
 /// The API servers of the cluster that portico is in front of.
@@ -299,9 +304,9 @@ struct Asked {
 impl Asked {
     fn new(
         config: &auth::Config,
-        (core, upstream): (Option<&Arc<ApiServer>>, &upstream::Config),
+        core: Option<&Arc<ApiServer>>,
         files: &mut Files,
-        metrics: &Arc<Metrics>,
+        (upstream, metrics): (&upstream::Config, &Arc<Metrics>),
     ) -> anyhow::Result<Self> {
         let reviews = Reviews::new(config, core, upstream, files, metrics)?;
         let signed = OwnTokens::start(config, core, upstream, files, &metrics.tokens)?;

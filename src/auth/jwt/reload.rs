@@ -136,7 +136,7 @@ async fn follow_authority(
         }
     }
     // The fetchers go on for as long as this task does.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
