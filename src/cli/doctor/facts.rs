@@ -10,6 +10,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use super::certificate::Certificate;
 use crate::model::endpoints::EndpointRouting;
 use crate::model::fault::{Fault, Hop, ServicePort};
+use crate::tls::cluster_trust::FrontProxies;
 
 /// Who asks for what an ordinary caller may not have.
 pub(super) const MARKER_USER: &str = "portico:doctor";
@@ -71,7 +72,7 @@ pub(super) struct Facts {
     /// By which extension servers know the aggregator; none when not given.
     pub(super) identity: Option<Identity>,
     /// Whom extension servers of this cluster let pass as front proxies.
-    pub(super) trust: Sought<ClusterTrust>,
+    pub(super) trust: Sought<TrustFacts>,
     /// The same read through the aggregator; none without one.
     pub(super) proxied: Option<Proxied>,
     /// Unix seconds.
@@ -120,26 +121,19 @@ pub(super) struct Identity {
     pub(super) file: String,
     /// The leaf first.
     pub(super) chain: Vec<Certificate>,
-    /// Whether the authorities of [`ClusterTrust`] vouch for it, as they would for a client; none
-    /// when they are not known.
-    pub(super) vouched: Option<Result<(), String>>,
 }
 
-/// The config map `kube-system/extension-apiserver-authentication`.
+/// The ConfigMap `kube-system/extension-apiserver-authentication`, as extension servers read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ClusterTrust {
-    /// `requestheader-client-ca-file`, as written; empty for none.
-    pub(super) request_header_ca: String,
-    /// The certificates in it.
+pub(super) struct TrustFacts {
+    /// The certificates of `requestheader-client-ca-file`.
     pub(super) authorities: Vec<Certificate>,
-    /// `requestheader-allowed-names`; empty lets every name pass.
-    pub(super) allowed_names: Vec<String>,
-    /// `requestheader-username-headers`.
-    pub(super) username_headers: Vec<String>,
-    /// `requestheader-group-headers`.
-    pub(super) group_headers: Vec<String>,
-    /// `requestheader-uid-headers`.
-    pub(super) uid_headers: Vec<String>,
+    /// Whether they vouch for the proxy-client pair; none where there is no pair.
+    pub(super) vouched: Option<Result<(), String>>,
+    /// The lists; empty when one of them is broken.
+    pub(super) front_proxies: FrontProxies,
+    /// What of it is broken.
+    pub(super) faults: Vec<String>,
 }
 
 /// One address behind the Service.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::decide::front::{FrontFacts, MARKER_EXTRA, MARKER_UID, Refusal, Seen};
-use super::facts::{ClusterTrust, Identity, MARKER_GROUP, MARKER_USER, Reply, Sought};
+use super::facts::{Identity, MARKER_GROUP, MARKER_USER, Reply, Sought, TrustFacts};
 use crate::tls;
 
 const REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -25,7 +25,7 @@ pub(super) async fn facts(
     api: &Api,
     by_pair: Option<&Api>,
     identity: Option<Identity>,
-    trust: Sought<ClusterTrust>,
+    trust: Sought<TrustFacts>,
 ) -> FrontFacts {
     let own = who(api, &[]).await;
     let mut facts = FrontFacts {

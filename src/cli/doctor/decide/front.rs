@@ -1,8 +1,8 @@
 //! In front of kube-apiserver: by which way portico would tell it the user, and whether extension
 //! servers would believe portico.
 
-use super::certificate::{NO_PAIR, allowed, change_of, why_of};
-use crate::cli::doctor::facts::{ClusterTrust, Identity, MARKER_USER, Sought};
+use super::certificate::{NO_PAIR, REPAIR, allowed, broken, change_of, why_of};
+use crate::cli::doctor::facts::{Identity, MARKER_USER, Sought, TrustFacts};
 use crate::cli::doctor::finding::{Finding, Step};
 
 /// The uid that is claimed.
@@ -46,7 +46,7 @@ pub(crate) struct FrontFacts {
     /// The pair.
     pub(crate) identity: Option<Identity>,
     /// Whom extension servers believe.
-    pub(crate) trust: Sought<ClusterTrust>,
+    pub(crate) trust: Sought<TrustFacts>,
     /// Unix seconds.
     pub(crate) now: i64,
 }
@@ -185,8 +185,16 @@ fn extension_servers(facts: &FrontFacts) -> Finding {
         .map(|one| format!("in the ConfigMap: {}", one.as_authority(facts.now)));
     let through = "Send their requests through kube-apiserver (`--remote-route=core`), or have \
         portico add its authority to the ConfigMap (`--publish-front-proxy-ca`).";
-    let vouched = matches!(identity.vouched, Some(Ok(())));
-    if !vouched || !allowed(trust, name) {
+    if !trust.faults.is_empty() {
+        let text = "extension servers cannot read all of the ConfigMap";
+        let kept = "A server that read it before goes by that; one that starts now has nothing in \
+            its place.";
+        return Finding::warning(STEP, "InvalidConfigMap", text)
+            .why(format!("{} {kept}", broken(trust)))
+            .change(REPAIR)
+            .details(authorities);
+    }
+    if !matches!(trust.vouched, Some(Ok(()))) || !allowed(trust, name) {
         let text = "extension servers would not believe portico";
         return Finding::warning(STEP, "NotVouchedFor", text)
             .why(why_of(Some(identity), &facts.trust, facts.now))
@@ -195,15 +203,16 @@ fn extension_servers(facts: &FrontFacts) -> Finding {
     }
     let is_named =
         |names: &[String], name: &str| names.iter().any(|it| it.eq_ignore_ascii_case(name));
-    if !is_named(&trust.username_headers, "X-Remote-User")
-        || !is_named(&trust.group_headers, "X-Remote-Group")
+    let headers = &trust.front_proxies;
+    if !is_named(&headers.username_headers, "X-Remote-User")
+        || !is_named(&headers.group_headers, "X-Remote-Group")
     {
         let text = "extension servers read the user from other headers";
         return Finding::warning(STEP, "OtherHeaders", text)
             .why("The ConfigMap's requestheader-username-headers or -group-headers lack X-Remote-User or X-Remote-Group.")
             .change(through);
     }
-    let uid = if is_named(&trust.uid_headers, "X-Remote-Uid") { "" } else { ", but for uids" };
+    let uid = if is_named(&headers.uid_headers, "X-Remote-Uid") { "" } else { ", but for uids" };
     let text = format!("they would believe portico{uid}: --remote-route=direct works");
     Finding::well(STEP, text).details(authorities)
 }
@@ -213,6 +222,14 @@ mod tests {
     use super::super::samples::{NOW, certificate};
     use super::*;
     use crate::cli::doctor::finding::Outcome;
+    use crate::tls::cluster_trust::FrontProxies;
+
+    fn trust(facts: &mut FrontFacts) -> &mut TrustFacts {
+        match &mut facts.trust {
+            Sought::Found(trust) => trust,
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn marker(uid: &str) -> Seen {
         Seen {
@@ -232,13 +249,16 @@ mod tests {
             identity: Some(Identity {
                 file: "front-proxy.crt".to_owned(),
                 chain: vec![certificate("front-proxy", "ca", &[])],
-                vouched: Some(Ok(())),
             }),
-            trust: Sought::Found(ClusterTrust {
+            trust: Sought::Found(TrustFacts {
                 authorities: vec![certificate("ca", "ca", &[])],
-                username_headers: vec!["X-Remote-User".to_owned()],
-                group_headers: vec!["X-Remote-Group".to_owned()],
-                ..ClusterTrust::default()
+                vouched: Some(Ok(())),
+                front_proxies: FrontProxies {
+                    username_headers: vec!["X-Remote-User".to_owned()],
+                    group_headers: vec!["X-Remote-Group".to_owned()],
+                    ..FrontProxies::default()
+                },
+                faults: Vec::new(),
             }),
             now: NOW,
         }
@@ -260,6 +280,10 @@ mod tests {
         check(&facts(), Step::FrontProxy, well, None, "auto is front-proxy");
         check(&facts(), Step::Uid, well, None, "believed");
         check(&facts(), Step::ExtensionServers, well, None, "but for uids");
+        let mut broken = facts();
+        trust(&mut broken).faults.push("requestheader-allowed-names: no list".to_owned());
+        let cause = Some("InvalidConfigMap");
+        check(&broken, Step::ExtensionServers, warning, cause, "allowed-names: no list. A server");
         let mut old = facts();
         old.as_proxy = Some(Ok(marker("")));
         check(&old, Step::Uid, warning, Some("UidIgnored"), "--requestheader-uid-headers");
@@ -269,7 +293,7 @@ mod tests {
         let cause = Some("FrontProxyNotTrusted");
         check(&unknown, Step::FrontProxy, warning, cause, "auto is impersonate");
         unknown.rights[1].1 = Ok(false);
-        unknown.identity.as_mut().unwrap().vouched = Some(Err("UnknownIssuer".to_owned()));
+        trust(&mut unknown).vouched = Some(Err("UnknownIssuer".to_owned()));
         check(&unknown, Step::FrontProxy, failed, cause, "UnknownIssuer");
         let cause = Some("ImpersonationForbidden");
         check(&unknown, Step::Impersonation, failed, cause, "may not impersonate: uids");

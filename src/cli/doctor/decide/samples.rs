@@ -158,7 +158,6 @@ pub(super) fn facts() -> Facts {
         identity: Some(Identity {
             file: "front-proxy.crt".to_owned(),
             chain: vec![certificate("front-proxy", "front-proxy-ca", &[])],
-            vouched: None,
         }),
         trust: Sought::Missing,
         proxied: Some(Proxied {

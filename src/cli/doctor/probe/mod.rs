@@ -19,6 +19,7 @@ use super::certificate::{Certificate, distinguished_name};
 use super::facts::{
     AGGREGATOR_USER, Answer, AsProxy, Asked, Disbelief, EndpointFacts, Facts, Forgery, Handshake,
     Identity, MARKER_GROUP, MARKER_USER, MASTERS, PROBE_PATH, Proxied, Reply, Sought, TlsFacts,
+    TrustFacts,
 };
 use super::source::Source;
 use crate::model::accept::DISCOVERY_JSON;
@@ -47,7 +48,7 @@ pub(super) struct Prober<'a> {
     /// What is to be said of it.
     pub(super) identity: Option<Identity>,
     /// Whom extension servers believe.
-    pub(super) trust: Sought<super::facts::ClusterTrust>,
+    pub(super) trust: Sought<TrustFacts>,
     /// How services are reached.
     pub(super) routing: EndpointRouting,
     /// How long each hop may take.
