@@ -40,6 +40,10 @@ enum Manner {
     Refuses403,
     /// The version is not served.
     NoVersion,
+    /// Everybody may everything.
+    Open,
+    /// The same, and there is nothing but discovery.
+    OpenDiscovery,
 }
 
 /// TLS that asks for a certificate of portico's and does without one.
@@ -98,6 +102,7 @@ fn answer(request: &Request<Incoming>, name: &str, manner: Manner, known: bool) 
     match manner {
         Manner::Knows401 => return status(401, "Unauthorized"),
         Manner::Refuses403 => return status(403, "go away"),
+        Manner::Open | Manner::OpenDiscovery => {}
         _ if !is_master => {
             let text = format!("forbidden: User \"{user}\" cannot get path \"{path}\"");
             return status(403, &text);
@@ -106,8 +111,9 @@ fn answer(request: &Request<Incoming>, name: &str, manner: Manner, known: bool) 
     }
     let version = format!("/apis/{name}.example.com/v1");
     if path == version && manner != Manner::NoVersion {
+        let verbs = if manner == Manner::OpenDiscovery { vec!["get"] } else { vec!["get", "list"] };
         let things = json!({"name": "things", "singularName": "thing", "namespaced": true,
-                            "kind": "Thing", "verbs": ["get", "list"]});
+                            "kind": "Thing", "verbs": verbs});
         let body = json!({"kind": "APIResourceList", "apiVersion": "v1",
             "groupVersion": format!("{name}.example.com/v1"), "resources": [things]});
         (200, body)
@@ -287,6 +293,22 @@ async fn what_is_wrong_with_identities_is_named_with_its_remedy() {
         .await;
     let versionless = ["discovery", "GroupVersionNotServed", "with 404", "spec.version"];
     check(&rig, "versionless", versionless).await;
+}
+
+#[tokio::test]
+async fn objects_that_anybody_may_list_are_a_fault_and_open_discovery_is_none() {
+    let open = backend("open", Manner::Open);
+    let discovery = backend("discovery", Manner::OpenDiscovery);
+    let rig = Setup::new()
+        .service("open", &[open.address])
+        .service("discovery", &[discovery.address])
+        .start()
+        .await;
+    let refuses_nobody = ["forged-identity", "NoAuthentication", "things?limit=1", "authenticate"];
+    check(&rig, "open", refuses_nobody).await;
+    let (status, subject) = examined(&rig, "discovery").await;
+    let hop = hop(&subject, "forged-identity");
+    assert_eq!((status, &hop["result"]), (Some(0), &json!("skipped")), "{subject:#}");
 }
 
 #[tokio::test]

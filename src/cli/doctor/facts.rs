@@ -275,6 +275,8 @@ pub(super) struct AsProxy {
 pub(super) struct Forgery {
     /// The first path that anonymous callers are refused at, or the last one tried.
     pub(super) path: String,
+    /// That path is a list of objects, which are nobody's business.
+    pub(super) is_list: bool,
     /// As nobody.
     pub(super) anonymous: Answer,
     /// As a master, so the headers say; none when nobody is refused.

@@ -129,6 +129,7 @@ pub(super) fn endpoint() -> EndpointFacts {
             as_proxy: Some(as_proxy()),
             forgery: Some(Forgery {
                 path: crate::cli::doctor::facts::PROBE_PATH.to_owned(),
+                is_list: false,
                 anonymous: unauthorized(),
                 forged: Some(unauthorized()),
             }),

@@ -329,9 +329,10 @@ impl Call<'_> {
 
     /// Looks for a path where nobody is let in, and goes there as somebody.
     async fn forgery(&self, wanted: &Wanted<'_>, list: Option<&str>) -> Forgery {
-        let paths = [Some(PROBE_PATH), Some(wanted.path.as_str()), list];
+        let list = list.map(|path| (path, true));
+        let paths = [Some((PROBE_PATH, false)), Some((wanted.path.as_str(), false)), list];
         let mut tried = None;
-        for path in paths.into_iter().flatten() {
+        for (path, is_list) in paths.into_iter().flatten() {
             let anonymous = self.get(path, JSON, None, None).await;
             let goes_on = anonymous.as_ref().is_ok_and(|reply| !reply.is_refusal());
             let forged = match &anonymous {
@@ -340,7 +341,7 @@ impl Call<'_> {
                 }
                 _ => None,
             };
-            tried = Some(Forgery { path: path.to_owned(), anonymous, forged });
+            tried = Some(Forgery { path: path.to_owned(), is_list, anonymous, forged });
             if !goes_on {
                 break;
             }
@@ -348,6 +349,7 @@ impl Call<'_> {
         // There is always the first path.
         tried.unwrap_or_else(|| Forgery {
             path: PROBE_PATH.to_owned(),
+            is_list: false,
             anonymous: Ok(Reply::default()),
             forged: None,
         })
