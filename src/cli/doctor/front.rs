@@ -81,7 +81,6 @@ async fn who(api: &Api, headers: &[(HeaderName, &str)]) -> Result<Seen, Refusal>
     Ok(Seen {
         name: text("username"),
         uid: text("uid"),
-        groups: field("groups").map(texts).unwrap_or_default(),
         extra: extra.into_iter().flat_map(|extra| extra.values().flat_map(texts)).collect(),
     })
 }

@@ -17,8 +17,6 @@ pub(crate) struct Seen {
     pub(crate) name: String,
     /// The uid; empty for none.
     pub(crate) uid: String,
-    /// Its groups.
-    pub(crate) groups: Vec<String>,
     /// All values of all extras.
     pub(crate) extra: Vec<String>,
 }
@@ -235,7 +233,6 @@ mod tests {
         Seen {
             name: MARKER_USER.to_owned(),
             uid: uid.to_owned(),
-            groups: Vec::new(),
             extra: vec![MARKER_EXTRA.to_owned()],
         }
     }
