@@ -4,7 +4,7 @@
 //! `pkg/registry/apiservice`).
 
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
-    APIService, APIServiceSpec, ServiceReference,
+    APIService, APIServiceCondition, APIServiceSpec, ServiceReference,
 };
 
 use serde_json::Value;
@@ -202,13 +202,15 @@ pub fn service_cell(object: &APIService) -> String {
     }
 }
 
+/// The condition `Available`.
+pub fn available(object: &APIService) -> Option<&APIServiceCondition> {
+    let conditions = object.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == AVAILABLE)
+}
+
 /// The cell `Available`.
 pub fn available_cell(object: &APIService) -> String {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions).flatten();
-    let Some(condition) = conditions.into_iter().find(|condition| condition.type_ == AVAILABLE)
-    else {
-        return "Unknown".to_owned();
-    };
+    let Some(condition) = available(object) else { return "Unknown".to_owned() };
     match condition.reason.as_deref() {
         Some(reason) if condition.status != "True" && !reason.is_empty() => {
             format!("{} ({reason})", condition.status)

@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
 use super::certificate::Certificate;
+use crate::model::api_service::available;
 use crate::model::endpoints::EndpointRouting;
 use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::tls::cluster_trust::FrontProxies;
@@ -106,9 +107,7 @@ impl Facts {
 
     /// Status, reason and message of the condition `Available`.
     pub(super) fn available(&self) -> Option<(&str, &str, &str)> {
-        let status = self.object.as_ref()?.status.as_ref()?;
-        let mut conditions = status.conditions.iter().flatten();
-        let found = conditions.find(|one| one.type_ == crate::model::availability::AVAILABLE)?;
+        let found = available(self.object.as_ref()?)?;
         let reason = found.reason.as_deref().unwrap_or_default();
         Some((&found.status, reason, found.message.as_deref().unwrap_or_default()))
     }
