@@ -91,6 +91,11 @@ impl Facts {
         self.object.as_ref().and_then(|it| it.spec.as_ref()?.version.as_deref()).unwrap_or_default()
     }
 
+    /// `/apis/<group>/<version>`.
+    pub(super) fn path(&self) -> String {
+        format!("/apis/{}/{}", self.group(), self.version())
+    }
+
     /// The certificates of the caBundle as they were written; empty for none.
     pub(super) fn ca_bundle(&self) -> &[u8] {
         let spec = self.object.as_ref().and_then(|object| object.spec.as_ref());

@@ -84,9 +84,9 @@ impl Source<'_> {
                 let found = api.read(&path).await;
                 // Portico's own API has no Services; one that is gone is told by its Status.
                 if matches!(found, Sought::Missing)
-                    && !matches!(
+                    && matches!(
                         api.read::<List<Service>>("/api/v1/services?limit=1").await,
-                        Sought::Found(_) | Sought::Unknown(_)
+                        Sought::Missing
                     )
                 {
                     return Sought::Unknown(NO_SERVICES.to_owned());

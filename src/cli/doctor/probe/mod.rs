@@ -62,6 +62,12 @@ struct Wanted<'a> {
     version: &'a str,
 }
 
+impl<'a> Wanted<'a> {
+    fn of(facts: &'a Facts) -> Self {
+        Self { path: facts.path(), group: facts.group(), version: facts.version() }
+    }
+}
+
 impl Prober<'_> {
     /// Everything about one APIService.
     pub(super) async fn facts(
@@ -91,13 +97,8 @@ impl Prober<'_> {
         if facts.object.is_none() {
             return facts;
         }
-        let wanted = Wanted {
-            path: format!("/apis/{}/{}", facts.group(), facts.version()),
-            group: facts.group(),
-            version: facts.version(),
-        };
         // First, since what it lists is asked of the endpoints, too.
-        let proxied = self.proxied(&wanted).await;
+        let proxied = self.proxied(&Wanted::of(&facts)).await;
         let list = proxied.as_ref().and_then(|proxied| proxied.list.as_ref());
         let list = list.map(|(path, _)| path.clone());
         if let Some(service_ref) = &facts.service_ref {
@@ -188,12 +189,7 @@ impl Prober<'_> {
         drop(made);
         if usable {
             let call = Call { prober: self, service, address };
-            let wanted = Wanted {
-                path: format!("/apis/{}/{}", facts.group(), facts.version()),
-                group: facts.group(),
-                version: facts.version(),
-            };
-            found.asked = Some(call.ask_all(&wanted, list).await);
+            found.asked = Some(call.ask_all(&Wanted::of(facts), list).await);
         }
         found
     }
