@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::facts::{Reply, Sought};
+use crate::cli::innermost;
 use crate::cli::target::Target;
 
 /// The longest answer that is read, in bytes: a list of 10,000 APIServices has 20 MiB.
@@ -49,12 +50,14 @@ impl Api {
         let request = builder.body(Body::from(body)).map_err(|error| error.to_string())?;
         let begun = Instant::now();
         let asking = async {
-            let response = self.client.send(request).await.map_err(|error| last(&error))?;
+            let response = self.client.send(request).await;
+            let response = response.map_err(|error| innermost(&error).to_string())?;
             let (parts, body) = response.into_parts();
             let content_type = parts.headers.get(CONTENT_TYPE);
             let content_type = content_type.and_then(|value| value.to_str().ok());
             let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = collected.map_err(|error| last(&*error))?.to_bytes().to_vec();
+            let body =
+                collected.map_err(|error| innermost(&*error).to_string())?.to_bytes().to_vec();
             Ok(Reply {
                 status: parts.status.as_u16(),
                 content_type: content_type.unwrap_or_default().to_owned(),
@@ -100,13 +103,4 @@ impl Api {
         };
         found.with_context(|| self.url.clone())
     }
-}
-
-/// The innermost cause: the libraries' layers say less than what is beneath them.
-fn last(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

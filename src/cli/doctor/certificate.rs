@@ -5,6 +5,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
+use super::text::printable;
 use crate::model::expiry::days_left;
 use crate::tls::client_chain;
 
@@ -107,11 +108,6 @@ pub(super) fn distinguished_name(der: &[u8]) -> String {
 fn name(name: &X509Name<'_>) -> String {
     let text = name.to_string();
     if text.is_empty() { "(no name)".to_owned() } else { printable(&text) }
-}
-
-/// Certificates are others' texts, and go to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
 }
 
 fn general_name(name: &GeneralName<'_>) -> Option<String> {

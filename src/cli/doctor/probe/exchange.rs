@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::cli::doctor::facts::{Answer, Reply};
+use crate::cli::innermost;
 use crate::model::discovery::parse::AGGREGATED_BYTES_MAX;
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks::spawn_owned;
@@ -78,10 +79,7 @@ fn fault(noted: &Noted, error: &(dyn Error + 'static)) -> Fault {
     if let Some(fault) = Arc::clone(noted).get() {
         return fault.clone();
     }
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
+    let last = innermost(error);
     let hop = match last.downcast_ref::<io::Error>() {
         Some(error) => tls_hop(error).unwrap_or(Hop::BackendReset),
         None => match error.downcast_ref::<hyper::Error>() {
