@@ -30,6 +30,11 @@ const NOT_A_LABEL: &str = "a DNS-1035 label must consist of lower case alphanume
     '-', start with an alphabetic character, and end with an alphanumeric character \
     (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 
+/// The name that the APIService of a version must have.
+pub fn name(group: &str, version: &str) -> String {
+    format!("{version}.{group}")
+}
+
 /// The service that an APIService names, with the default port.
 pub fn service_of(spec: &APIServiceSpec) -> Option<ServicePort> {
     let service = spec.service.as_ref()?;
@@ -78,7 +83,7 @@ pub fn validate(object: &APIService) -> Vec<FieldError> {
 
 fn validate_names(object: &APIService, spec: &APIServiceSpec) -> Vec<FieldError> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let required = format!("{}.{}", text(&spec.version), text(&spec.group));
+    let required = name(&text(&spec.group), &text(&spec.version));
     let check = |field, name: &str| {
         let details = name_faults(name, &required).into_iter();
         let value = Value::from(name);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::api_service;
 use crate::model::discovery::policy::{Policy, WhileDown};
 use crate::model::fault::Fault;
 use crate::model::routing_table::{Entry, OWN_GROUP, Route};
@@ -40,7 +41,7 @@ impl Server {
         if entry.group.is_empty() || *entry.group == *OWN_GROUP {
             return None;
         }
-        let name = format!("{}.{}", entry.version, entry.group).into();
+        let name = api_service::name(&entry.group, &entry.version).into();
         Some(Self { backend: Arc::clone(core), name, policy: OF_CORE, fault: None })
     }
 }
