@@ -201,15 +201,10 @@ fn why_listed(name: &str, trust: &TrustFacts, now: i64) -> String {
         .to_owned()
 }
 
-fn change_refused(facts: &Facts) -> &'static str {
-    change_of(facts.identity.as_ref(), &facts.trust)
-}
-
 /// The remedy that fits.
-pub(super) fn change_of(identity: Option<&Identity>, trust: &Sought<TrustFacts>) -> &'static str {
-    let leaf = identity.and_then(|identity| identity.chain.first());
-    let name = leaf.map_or("", |leaf| leaf.common_name.as_str());
-    match trust.found() {
+fn change_refused(facts: &Facts) -> &'static str {
+    let name = leaf(facts).map_or("", |leaf| leaf.common_name.as_str());
+    match facts.trust.found() {
         Some(trust) if !trust.faults.is_empty() => REPAIR,
         Some(trust) if matches!(trust.vouched, Some(Ok(()))) && !allowed(trust, name) => {
             "Use a certificate of an allowed common name, or add this one to \
