@@ -135,7 +135,8 @@ pub fn of_rejection(rejection: &Rejection) -> &'static str {
             "Bring a certificate of `--client-ca-file`, a token of `--token-auth-file`, of an issuer \
              of `--authentication-config` or one that the reviewer knows, or come by a front proxy of \
              `--requestheader-client-ca-file`; the log says at `-v 3` what was wrong with what was \
-             brought."
+             brought. While the reviewer cannot be reached, tokens that it would be asked about are \
+             refused too: then the log says `reviews fail`."
         }
         Rejection::Forbidden(_) => "The message names user, verb and resource.",
         Rejection::PathNotFound => "No APIService has this group and version.",
