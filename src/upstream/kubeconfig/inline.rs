@@ -147,7 +147,8 @@ pub(super) fn token_of(file: &Path, text: &[u8]) -> Result<String, String> {
 /// read.
 pub(super) fn secret(user: &AuthInfo, name: &str) -> Option<String> {
     let written = serde_json::to_value(user).ok()?;
-    Some(written.get(name)?.as_str()?.to_owned())
+    let secret = written.get(name)?.as_str()?;
+    (!secret.is_empty()).then(|| secret.to_owned())
 }
 
 /// A user with these secrets, which `kube` alone can put in their places.

@@ -83,7 +83,7 @@ fn what_is_named_relative_lies_beside_the_kubeconfig() {
     write("ca.crt", &signer.certificate());
     write("token", "from-file\n");
     let text = "clusters: [{name: c, cluster: {server: 'https://h', certificate-authority: ca.crt}}]\n\
-                users: [{name: u, user: {tokenFile: token}}]\n\
+                users: [{name: u, user: {tokenFile: token, token: ''}}]\n\
                 contexts: [{name: x, context: {cluster: c, user: u}}]\ncurrent-context: x\n";
     write("kubeconfig", &format!("{BYTE_ORDER_MARK}{text}"));
     let mut reading = Reading::default();
