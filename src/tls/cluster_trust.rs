@@ -7,13 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::client_chain::{ClientAuthority, leaf};
 use super::expiry::{Kind, Watched};
-use super::{TlsError, certificates};
+use super::{TlsError, certificates, pem};
 
 /// The namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
@@ -28,9 +26,6 @@ const USERNAME_HEADERS: &str = "requestheader-username-headers";
 const UID_HEADERS: &str = "requestheader-uid-headers";
 const GROUP_HEADERS: &str = "requestheader-group-headers";
 const EXTRA_PREFIXES: &str = "requestheader-extra-headers-prefix";
-
-/// Characters of a line of PEM (RFC 7468, 2).
-const PEM_LINE: usize = 64;
 
 /// Whom the cluster's servers believe.
 #[derive(Clone, Debug, Default)]
@@ -127,9 +122,8 @@ impl ClusterTrust {
             ("cluster-requestheader-client-ca", REQUEST_HEADER_CA, &self.request_header),
         ];
         published.into_iter().filter_map(|(name, key, authorities)| {
-            // They were read before, so that nothing is lost here.
-            let read = certificates(&place(key), authorities.as_ref()?.pem.as_bytes()).ok()?;
-            Some(Watched::new(name, &place(key), Kind::Authorities, &read))
+            let read = authorities.as_ref()?.authority.certificates();
+            Some(Watched::new(name, &place(key), Kind::Authorities, read))
         })
     }
 
@@ -220,23 +214,11 @@ pub fn with_authorities(
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
-            write_pem(&mut text, certificate);
+            text.push_str(&pem(certificate));
             added = true;
         }
     }
     Ok(added.then_some(text))
-}
-
-fn write_pem(text: &mut String, certificate: &CertificateDer<'_>) {
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
-    let encoded = BASE64_STANDARD.encode(certificate);
-    for (at, letter) in encoded.chars().enumerate() {
-        if at > 0 && at % PEM_LINE == 0 {
-            text.push('\n');
-        }
-        text.push(letter);
-    }
-    text.push_str("\n-----END CERTIFICATE-----\n");
 }
 
 #[cfg(test)]

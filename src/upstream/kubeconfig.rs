@@ -15,9 +15,6 @@ use rustls_pki_types::ServerName;
 use crate::model::endpoints::Host;
 use crate::tls::{self, KeyPair};
 
-/// Columns of a line of PEM text (RFC 7468 §2).
-const PEM_COLUMNS: usize = 64;
-
 /// What is wrong with a kubeconfig, or with one of the files that it names.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {problem}")]
@@ -164,7 +161,7 @@ impl Access {
 
     /// The authorities in PEM, empty for the system's.
     pub(super) fn ca_bundle(&self) -> Vec<u8> {
-        self.kube.root_cert.iter().flatten().flat_map(|der| pem(der)).collect()
+        self.kube.root_cert.iter().flatten().flat_map(|der| tls::pem(der).into_bytes()).collect()
     }
 
     /// `insecure-skip-tls-verify`.
@@ -265,17 +262,6 @@ fn host(url: &Uri) -> &str {
 
 fn port(url: &Uri) -> u16 {
     url.port_u16().unwrap_or(443)
-}
-
-fn pem(der: &[u8]) -> Vec<u8> {
-    let text = STANDARD.encode(der);
-    let mut pem = b"-----BEGIN CERTIFICATE-----\n".to_vec();
-    for line in text.as_bytes().chunks(PEM_COLUMNS) {
-        pem.extend_from_slice(line);
-        pem.push(b'\n');
-    }
-    pem.extend_from_slice(b"-----END CERTIFICATE-----\n");
-    pem
 }
 
 #[cfg(test)]
