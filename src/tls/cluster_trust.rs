@@ -26,6 +26,9 @@ const USERNAME_HEADERS: &str = "requestheader-username-headers";
 const UID_HEADERS: &str = "requestheader-uid-headers";
 const GROUP_HEADERS: &str = "requestheader-group-headers";
 const EXTRA_PREFIXES: &str = "requestheader-extra-headers-prefix";
+/// They count together.
+const LISTS: [&str; 5] =
+    [ALLOWED_NAMES, USERNAME_HEADERS, UID_HEADERS, GROUP_HEADERS, EXTRA_PREFIXES];
 
 /// Whom the cluster's servers believe.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +41,7 @@ pub struct ClusterTrust {
     pub request_header: Option<Authorities>,
     /// Who may be a front proxy, and in which headers it says who is calling.
     pub front_proxies: FrontProxies,
-    /// What was read last, so that it can be kept.
+    /// What counts of what was read, so that it can be kept and read again.
     pub data: BTreeMap<String, String>,
     /// Whether these servers believe portico's own certificate about callers.
     pub believes_portico: Belief,
@@ -90,17 +93,28 @@ impl ClusterTrust {
         now: UnixTime,
     ) -> (Self, Vec<TlsError>) {
         let mut faults = Vec::new();
-        let mut next = Self { known: true, data: data.clone(), ..self.clone() };
+        let mut next = Self { known: true, ..self.clone() };
         for (key, slot) in
             [(CLIENT_CA, &mut next.client), (REQUEST_HEADER_CA, &mut next.request_header)]
         {
             match authorities(key, data, slot.as_ref()) {
-                Ok(read) => *slot = read.or_else(|| slot.take()),
+                Ok(Some(read)) => {
+                    next.data.insert(key.to_owned(), read.pem.to_string());
+                    *slot = Some(read);
+                }
+                Ok(None) => {}
                 Err(fault) => faults.push(fault),
             }
         }
         match FrontProxies::read(data) {
-            Ok(front_proxies) => next.front_proxies = front_proxies,
+            Ok(front_proxies) => {
+                next.front_proxies = front_proxies;
+                for key in LISTS {
+                    next.data.remove(key);
+                }
+                let lists = data.iter().filter(|(key, _)| LISTS.contains(&key.as_str()));
+                next.data.extend(lists.map(|(key, text)| (key.clone(), text.clone())));
+            }
             Err(fault) => faults.push(fault),
         }
         next.believes_portico = next.belief(chain, now);
@@ -237,6 +251,17 @@ mod tests {
         (trust, faults.iter().map(ToString::to_string).collect())
     }
 
+    /// After a restart the same is in force.
+    #[track_caller]
+    fn check_kept(trust: &ClusterTrust) {
+        let (again, faults) = ClusterTrust::default().read(&trust.data, &[], UnixTime::now());
+        assert!(faults.is_empty(), "{faults:?}");
+        let pem = |it: &Option<Authorities>| it.as_ref().map(|it| Arc::clone(&it.pem));
+        assert_eq!(pem(&again.client), pem(&trust.client));
+        assert_eq!(pem(&again.request_header), pem(&trust.request_header));
+        assert_eq!(again.front_proxies, trust.front_proxies);
+    }
+
     #[test]
     fn the_lists_are_json_and_a_missing_one_is_empty() {
         let (trust, faults) = read(
@@ -271,14 +296,17 @@ mod tests {
             assert!(faults[0].contains(ALLOWED_NAMES), "{faults:?}");
             assert_eq!(next.front_proxies.allowed_names, ["a"]);
             assert!(next.client.is_some() && next.request_header.is_some());
+            check_kept(&next);
         }
         for text in ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             let (next, faults) = read(&first, &[(CLIENT_CA, text), (UID_HEADERS, "[\"u\"]")]);
             assert!(faults[0].contains(CLIENT_CA), "{faults:?}");
-            assert_eq!(*next.client.unwrap().pem, *pem);
+            assert_eq!(*next.client.as_ref().unwrap().pem, *pem);
             assert_eq!(next.front_proxies.uid_headers, ["u"]);
             assert!(next.front_proxies.allowed_names.is_empty());
+            check_kept(&next);
         }
+        check_kept(&read(&first, &[]).0);
     }
 
     #[test]
