@@ -77,7 +77,8 @@ impl Cluster {
         data_dir: Option<&Path>,
         identity: Option<View<KeyPair>>,
     ) -> io::Result<(Self, Seen)> {
-        let kept = data_dir.map(|directory| Kept::open(directory, servers.url())).transpose()?;
+        let kept =
+            data_dir.map(|directory| Kept::open(directory, servers.cluster())).transpose()?;
         let state = kept.as_ref().and_then(Kept::load).unwrap_or_default();
         let (publisher, trust) = Publisher::new(ClusterTrust::default());
         let (reports, reported) = Publisher::new(Reported::new());

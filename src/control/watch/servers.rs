@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::Uri;
 use kube::Client;
 use kube::api::Api;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::pace::Pace;
@@ -18,9 +20,32 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Servers {
     clients: Vec<Client>,
-    url: String,
+    cluster: ClusterId,
     /// Tells all watches that one got through again.
     back: Arc<Notify>,
+}
+
+/// What tells one cluster from another without asking it. In a pod the URL alone does not: many
+/// clusters have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::control) struct ClusterId {
+    /// The URL of the first server.
+    pub(in crate::control) server: String,
+    /// Lower-case hexadecimal SHA-256 of the authorities that vouch for it, if it has its own.
+    pub(in crate::control) authorities: Option<String>,
+}
+
+impl ClusterId {
+    fn of(config: &kube::Config) -> Self {
+        let authorities = config.root_cert.as_ref().map(|certificates| {
+            let mut digest = Context::new(&SHA256);
+            for certificate in certificates {
+                digest.update(certificate);
+            }
+            digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        });
+        Self { server: config.cluster_url.to_string(), authorities }
+    }
 }
 
 /// What one watch asks, and when.
@@ -32,7 +57,12 @@ pub(super) struct Watched<K> {
 
 impl fmt::Debug for Servers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Servers({} and {} more)", self.url, self.clients.len().saturating_sub(1))
+        write!(
+            formatter,
+            "Servers({} and {} more)",
+            self.cluster.server,
+            self.clients.len().saturating_sub(1)
+        )
     }
 }
 
@@ -50,12 +80,17 @@ impl Servers {
         let urls = std::iter::once(&config.cluster_url)
             .chain(others.iter().filter(|url| **url != config.cluster_url));
         let clients = urls.map(client).collect::<Result<_, _>>()?;
-        Ok(Self { clients, url: config.cluster_url.to_string(), back: Arc::default() })
+        Ok(Self::of(clients, ClusterId::of(config)))
     }
 
-    /// The URL of the first, which tells one cluster from another.
-    pub(in crate::control) fn url(&self) -> &str {
-        &self.url
+    /// The servers behind these clients.
+    pub(super) fn of(clients: Vec<Client>, cluster: ClusterId) -> Self {
+        Self { clients, cluster, back: Arc::default() }
+    }
+
+    /// Which cluster it is.
+    pub(in crate::control) fn cluster(&self) -> &ClusterId {
+        &self.cluster
     }
 
     /// The same of each server.
@@ -67,5 +102,24 @@ impl Servers {
     pub(super) fn watched<K>(&self, make: impl Fn(Client) -> Api<K>) -> Watched<K> {
         let pace = Pace::new(Arc::clone(&self.back));
         Watched { apis: self.each(|client| make(pace.applied(client))), pace }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_at_one_url_are_told_apart_by_their_authorities() {
+        let of = |roots: Option<&[&[u8]]>| {
+            let mut config = kube::Config::new("https://10.96.0.1:443".parse().unwrap());
+            config.root_cert = roots.map(|roots| roots.iter().map(|it| it.to_vec()).collect());
+            ClusterId::of(&config)
+        };
+        let (one, other) = (of(Some(&[b"one"])), of(Some(&[b"other"])));
+        assert_eq!(one.server, other.server);
+        assert!(one != other && one != of(None) && other != of(None));
+        assert_eq!(one, of(Some(&[b"one"])));
+        assert_eq!(one.authorities.unwrap().len(), 64);
     }
 }
