@@ -13,6 +13,8 @@ mod mirror;
 mod pace;
 mod publish;
 mod scope;
+#[cfg(test)]
+pub(in crate::control) mod scripted;
 mod servers;
 mod trim;
 mod trust;

@@ -105,9 +105,31 @@ impl Servers {
     }
 }
 
+/// Whether another server of the same cluster may answer otherwise than one did with this code, or
+/// without any.
+pub(super) fn another_may_help(code: Option<u16>) -> bool {
+    code.is_none_or(|code| code >= 500 || code == 429)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_server_may_help_when_one_is_not_well() {
+        for (code, expected) in [
+            (None, true),
+            (Some(429), true),
+            (Some(500), true),
+            (Some(503), true),
+            (Some(401), false),
+            (Some(403), false),
+            (Some(404), false),
+            (Some(409), false),
+        ] {
+            assert_eq!(another_may_help(code), expected, "{code:?}");
+        }
+    }
 
     #[test]
     fn clusters_at_one_url_are_told_apart_by_their_authorities() {
