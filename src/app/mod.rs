@@ -251,9 +251,8 @@ fn control_tasks(
     }
     if let Some(cluster) = cluster {
         let (loaded, cluster_loading) = oneshot::channel();
-        let guard = || readiness.wait_for("core-watches");
-        tasks.extend(cluster.start(loaded, guard()));
-        loading.push((cluster_loading, guard()));
+        tasks.extend(cluster.start(loaded, readiness.wait_for("core-trust")));
+        loading.push((cluster_loading, readiness.wait_for("core-watches")));
     }
     let (loading, guards): (Vec<_>, Vec<_>) = loading.into_iter().unzip();
     let loaded = async move {
