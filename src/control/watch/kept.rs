@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     fn cluster(server: &str, authorities: &str) -> ClusterId {
-        ClusterId { server: server.to_owned(), authorities: Some(authorities.to_owned()) }
+        ClusterId::new(server.to_owned(), authorities.as_bytes())
     }
 
     fn state() -> State {

@@ -39,6 +39,6 @@ pub(in crate::control) fn lists(kind: &str, items: Value) -> Client {
 
 /// The servers behind these clients.
 pub(in crate::control) fn servers(clients: Vec<Client>) -> Servers {
-    let cluster = ClusterId { server: "https://scripted".to_owned(), authorities: None };
+    let cluster = ClusterId::new("https://scripted".to_owned(), &[]);
     Servers::of(clients, cluster)
 }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::Uri;
 use kube::Client;
 use kube::api::Api;
@@ -31,20 +33,15 @@ pub struct Servers {
 pub(in crate::control) struct ClusterId {
     /// The URL of the first server.
     pub(in crate::control) server: String,
-    /// Lower-case hexadecimal SHA-256 of the authorities that vouch for it, if it has its own.
+    /// SHA-256 of the authorities that vouch for it, in base64; none where the system's do.
     pub(in crate::control) authorities: Option<String>,
 }
 
 impl ClusterId {
-    fn of(config: &kube::Config) -> Self {
-        let authorities = config.root_cert.as_ref().map(|certificates| {
-            let mut digest = Context::new(&SHA256);
-            for certificate in certificates {
-                digest.update(certificate);
-            }
-            digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-        });
-        Self { server: config.cluster_url.to_string(), authorities }
+    /// The cluster at this URL whose servers these authorities vouch for; empty for the system's.
+    pub(in crate::control) fn new(server: String, authorities: &[u8]) -> Self {
+        let digest = || BASE64_STANDARD.encode(digest(&SHA256, authorities));
+        Self { server, authorities: (!authorities.is_empty()).then(digest) }
     }
 }
 
@@ -80,7 +77,9 @@ impl Servers {
         let urls = std::iter::once(&config.cluster_url)
             .chain(others.iter().filter(|url| **url != config.cluster_url));
         let clients = urls.map(client).collect::<Result<_, _>>()?;
-        Ok(Self::of(clients, ClusterId::of(config)))
+        let authorities = config.root_cert.clone().unwrap_or_default().concat();
+        let cluster = ClusterId::new(config.cluster_url.to_string(), &authorities);
+        Ok(Self::of(clients, cluster))
     }
 
     /// The servers behind these clients.
@@ -114,6 +113,8 @@ pub(super) fn another_may_help(code: Option<u16>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::certificates;
+    use crate::tls::pki::Authority;
 
     #[test]
     fn another_server_may_help_when_one_is_not_well() {
@@ -131,17 +132,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn clusters_at_one_url_are_told_apart_by_their_authorities() {
-        let of = |roots: Option<&[&[u8]]>| {
+    #[tokio::test]
+    async fn clusters_at_one_url_are_told_apart_by_their_authorities() {
+        let of = |authorities: &[&[u8]]| {
             let mut config = kube::Config::new("https://10.96.0.1:443".parse().unwrap());
-            config.root_cert = roots.map(|roots| roots.iter().map(|it| it.to_vec()).collect());
-            ClusterId::of(&config)
+            config.root_cert = Some(authorities.iter().map(|it| it.to_vec()).collect());
+            Servers::new(&config, &[]).map(|servers| servers.cluster().clone())
         };
-        let (one, other) = (of(Some(&[b"one"])), of(Some(&[b"other"])));
+        let authority = |name: &str| {
+            let pem = Authority::new(name).unwrap().certificate();
+            certificates(name, pem.as_bytes()).unwrap().remove(0)
+        };
+        let (a, b) = (authority("a"), authority("b"));
+        let (one, other) = (of(&[&a]).unwrap(), of(&[&b]).unwrap());
         assert_eq!(one.server, other.server);
-        assert!(one != other && one != of(None) && other != of(None));
-        assert_eq!(one, of(Some(&[b"one"])));
-        assert_eq!(one.authorities.unwrap().len(), 64);
+        assert_ne!(one, other);
+        assert_eq!(one, of(&[&a]).unwrap());
+        assert_eq!(ClusterId::new(one.server, &[]).authorities, None);
     }
 }
