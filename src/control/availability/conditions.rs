@@ -266,9 +266,9 @@ mod tests {
     #[tokio::test]
     async fn everything_is_written_again_after_leadership_was_lost_however_shortly() {
         let store = store(&[("a", failed())]);
-        let (patched, mut patches) = watch::channel(0);
+        let (told, mut patches) = watch::channel(0);
         let servers = scripted::servers(vec![scripted::client(move |_, _| {
-            patched.send_modify(|count| *count += 1);
+            told.send_modify(|count| *count += 1);
             Some((200, json!({"metadata": {"name": "a"}})))
         })]);
         let (leading, leads) = watch::channel(true);

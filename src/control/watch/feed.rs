@@ -231,7 +231,7 @@ mod tests {
     async fn the_next_server_is_asked_when_one_is_not_well() {
         let servers = scripted::servers(vec![
             scripted::client(|_, _| Some((503, json!(null)))),
-            scripted::lists("ConfigMap", json!([])),
+            scripted::lists("ConfigMap", &json!([])),
         ]);
         let mut events = pin!(feed::<ConfigMap>(servers.watched(Api::all), ""));
         let listed =

@@ -26,7 +26,7 @@ pub(in crate::control) fn client(
 }
 
 /// A server that lists these objects, shows nothing in watches and answers nothing else.
-pub(in crate::control) fn lists(kind: &str, items: Value) -> Client {
+pub(in crate::control) fn lists(kind: &str, items: &Value) -> Client {
     let list = json!({"apiVersion": "v1", "kind": format!("{kind}List"), "items": items,
                       "metadata": {"resourceVersion": "1"}});
     client(move |_, target| {

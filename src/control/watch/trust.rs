@@ -196,7 +196,7 @@ mod tests {
     /// Less than a server may take, and more than a machine under load.
     const SOON: Duration = Duration::from_secs(8);
 
-    fn lists(items: Value) -> Servers {
+    fn lists(items: &Value) -> Servers {
         scripted::servers(vec![scripted::lists("ConfigMap", items)])
     }
 
@@ -221,11 +221,11 @@ mod tests {
     #[tokio::test]
     async fn what_was_kept_counts_where_the_cluster_says_nothing() {
         let pem = Authority::new("kept").unwrap().certificate();
-        for servers in [lists(json!([])), refuses(401), refuses(403), refuses(500)] {
+        for servers in [lists(&json!([])), refuses(401), refuses(403), refuses(500)] {
             let known = first(servers, Some(pem.clone())).await;
             assert_eq!(*known.client.unwrap().pem, *pem);
         }
-        assert!(first(lists(json!([])), None).await.client.is_none());
+        assert!(first(lists(&json!([])), None).await.client.is_none());
         assert!(first(refuses(403), None).await.client.is_none());
     }
 
@@ -238,7 +238,7 @@ mod tests {
                             "data": {CLIENT_CA: pem}});
         let published_authority = Some(file.path().to_owned());
         let config = Config { published_authority, ..Config::default() };
-        let servers = lists(json!([object]));
+        let servers = lists(&json!([object]));
         let (cluster, mut seen) = Cluster::new(&config, servers, Store::new(), None, None).unwrap();
         let (loaded, _loading) = oneshot::channel();
         let _tasks = cluster.start(loaded, Readiness::default().wait_for("trust"));
