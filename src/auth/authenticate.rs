@@ -346,18 +346,27 @@ impl Authenticator {
         }
         let refused = match self.verified_here(token) {
             OwnVerdict::Caller(caller) => return OfToken::Caller(caller),
-            OwnVerdict::KeyUnknown(..) => return OfToken::Ask,
+            OwnVerdict::KeyUnknown(..) => {
+                // Whom the reviewer knows does not wait for an issuer.
+                return match self.reviewed(token) {
+                    Some(Known::Reviewed(Ok(caller))) => OfToken::Caller(caller),
+                    Some(Known::Reviewed(Err(_)) | Known::Ask) | None => OfToken::Ask,
+                };
+            }
             OwnVerdict::Refused(error) => Some(error),
             OwnVerdict::NotMine => None,
         };
-        match (&self.reviews, str::from_utf8(token)) {
-            (Some(reviews), Ok(token)) => match reviews.look(token) {
-                Known::Reviewed(Ok(caller)) => OfToken::Caller(caller),
-                Known::Reviewed(Err(reason)) => OfToken::Refused(joined(refused, &reason)),
-                Known::Ask => OfToken::Ask,
-            },
-            _ => OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())),
+        match self.reviewed(token) {
+            Some(Known::Reviewed(Ok(caller))) => OfToken::Caller(caller),
+            Some(Known::Reviewed(Err(reason))) => OfToken::Refused(joined(refused, &reason)),
+            Some(Known::Ask) => OfToken::Ask,
+            None => OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())),
         }
+    }
+
+    /// What is known of a token from its review; none where it cannot be asked about.
+    fn reviewed(&self, token: &[u8]) -> Option<Known> {
+        Some(self.reviews.as_ref()?.look(str::from_utf8(token).ok()?))
     }
 
     fn verified_here(&self, token: &[u8]) -> OwnVerdict {
