@@ -31,8 +31,8 @@ use crate::runtime::telemetry::CacheMetrics;
 
 /// How long a request waits for a task of another thread before its own thread asks too.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a request waits for an answer when it has one that is past its time; and how long after a
-/// failure nobody asks who has one.
+/// How long a request that has an answer past its time waits while the reviewer answers nobody; and
+/// how long after a failure nobody asks who has one.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a question may take, whoever waits for it (`cached_token_authenticator.go`).
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -139,21 +139,31 @@ struct Shared<A> {
     metrics: CacheMetrics,
 }
 
-/// When the reviewer was found out of reach last.
+/// When the reviewer was found out of reach last, and when it was there.
 struct Outage {
     start: Instant,
     /// Milliseconds after `start`, from 1 on; 0 when it answered since.
     failed_at_ms: AtomicU64,
+    /// Milliseconds after `start`.
+    answered_at_ms: AtomicU64,
 }
 
 impl Outage {
-    fn fails(&self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.start).as_millis();
-        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
-        self.failed_at_ms.store(elapsed.max(1), Ordering::Relaxed);
+    fn new(start: Instant) -> Self {
+        Self { start, failed_at_ms: AtomicU64::new(0), answered_at_ms: AtomicU64::new(0) }
     }
 
-    fn ends(&self) {
+    fn elapsed_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
+    }
+
+    fn fails(&self, now: Instant) {
+        self.failed_at_ms.store(self.elapsed_ms(now).max(1), Ordering::Relaxed);
+    }
+
+    fn ends(&self, now: Instant) {
+        self.answered_at_ms.store(self.elapsed_ms(now), Ordering::Relaxed);
         self.failed_at_ms.store(0, Ordering::Relaxed);
     }
 
@@ -161,6 +171,13 @@ impl Outage {
     fn is_recent(&self, now: Instant) -> bool {
         let failed_at = self.failed_at_ms.load(Ordering::Relaxed);
         failed_at != 0 && now < self.start + Duration::from_millis(failed_at) + OUTAGE_PATIENCE
+    }
+
+    /// Until when who asked then waits for the answer, and does not take an old one. A reviewer that
+    /// answers others meanwhile is slow, which strangers can make it, but not out of reach.
+    fn patience_ends(&self, since: Instant) -> Instant {
+        let answered_at = Duration::from_millis(self.answered_at_ms.load(Ordering::Relaxed));
+        since.max(self.start + answered_at) + OUTAGE_PATIENCE
     }
 }
 
@@ -188,7 +205,7 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
             refusals: cache(limits.refusals_max),
             flights: Mutex::default(),
             outage_ttl: limits.outage_ttl,
-            outage: Outage { start: Instant::now(), failed_at_ms: AtomicU64::new(0) },
+            outage: Outage::new(Instant::now()),
             metrics,
         }))
     }
@@ -228,20 +245,22 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
                 Joined::Known(answer) => return Ok(answer),
                 Joined::Flight { state, is_own } => (state, is_own),
             };
-            let patience = match (&old, is_own) {
-                (Some(_), _) => Some(OUTAGE_PATIENCE),
-                (None, false) if joins_others => Some(PATIENCE),
+            let until = match (&old, is_own) {
+                (Some(_), _) => Some(self.0.outage.patience_ends(since)),
+                (None, false) if joins_others => Some(since + PATIENCE),
                 (None, _) => None,
             };
-            let until = patience.map(|patience| since + patience);
             let waited = wait(&mut state, old.is_some(), earlier(until, deadline)).await;
             if let Waited::Ended(Ok(answer)) = waited {
                 return Ok(answer);
             }
+            let is_there = match &waited {
+                Waited::Ended(answer) => answer.as_ref().is_err_and(|failure| !failure.is_outage),
+                Waited::TimeOver => self.0.outage.patience_ends(since) > Instant::now(),
+                Waited::Failing | Waited::Lost => false,
+            };
             // Whatever else it is, an old answer is better, unless the reviewer is there.
-            if !matches!(&waited, Waited::Ended(Err(failure)) if !failure.is_outage)
-                && let Some(answer) = old.take()
-            {
+            if !is_there && let Some(answer) = old.take() {
                 metrics.outages.inc();
                 return Ok(answer);
             }
@@ -332,7 +351,8 @@ impl<A: Clone + Send + Sync + 'static> Shared<A> {
                 self.outage.fails(Instant::now());
             }
         })?;
-        self.outage.ends();
+        let now = Instant::now();
+        self.outage.ends(now);
         // What was said before does not count any more.
         let (cache, other) = if is_refusal {
             (&self.refusals, &self.answers)
@@ -343,7 +363,7 @@ impl<A: Clone + Send + Sync + 'static> Shared<A> {
         let lifetime = ttl.map(|ttl| ttl + self.outage_ttl).filter(|lifetime| !lifetime.is_zero());
         match (ttl, lifetime) {
             (Some(ttl), Some(lifetime)) => {
-                let (answer, fresh_until) = (answer.clone(), Instant::now() + ttl);
+                let (answer, fresh_until) = (answer.clone(), now + ttl);
                 cache.insert(key, Kept { answer, fresh_until, lifetime });
             }
             _ => cache.invalidate(&key),

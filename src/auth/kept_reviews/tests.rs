@@ -170,3 +170,26 @@ async fn an_old_answer_does_not_count_against_a_reviewer_that_is_there() {
     let answer = reviews.ask(KEY, Some("old"), None, begin).await;
     assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "nonsense"));
 }
+
+#[tokio::test]
+async fn who_does_not_wait_for_the_reviewer_gets_no_old_answer() {
+    let reviews = reviews(LONG);
+    let begin = |_: Failing| std::future::pending().boxed();
+    let answer = reviews.ask(KEY, Some("old"), Some(Instant::now()), begin).await;
+    assert!(matches!(answer, Err(NoAnswer::Deadline)));
+}
+
+#[test]
+fn a_reviewer_that_answers_others_is_waited_for() {
+    let begun = Instant::now();
+    let outage = Outage::new(begun);
+    let at = |millis| begun + Duration::from_millis(millis);
+    let patience_of = |since| outage.patience_ends(at(since)) - begun;
+    assert_eq!(patience_of(500), Duration::from_millis(1500));
+    outage.ends(at(300));
+    assert_eq!(patience_of(500), Duration::from_millis(1500));
+    outage.ends(at(1400));
+    assert_eq!(patience_of(500), Duration::from_millis(2400));
+    outage.fails(at(1900));
+    assert_eq!(patience_of(500), Duration::from_millis(2400));
+}
