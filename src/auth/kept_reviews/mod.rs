@@ -23,7 +23,7 @@ use moka::sync::Cache;
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 use tokio::sync::watch;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::model::review::reply::Failure;
 use crate::runtime::tasks;
@@ -34,14 +34,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a request that has an answer past its time waits while the reviewer answers nobody; and
 /// how long after a failure nobody asks who has one.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a question may take, whoever waits for it (`cached_token_authenticator.go`).
-const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A digest of a question.
 pub(super) type Key = [u8; 32];
 /// To be called when a first try has failed and others are to follow.
 pub(super) type Failing = Box<dyn Fn() + Send + Sync>;
-/// A question that is being asked.
+/// A question that is being asked; it must end by itself.
 pub(super) type Lookup<A> = BoxFuture<'static, Result<Found<A>, Failure>>;
 
 /// How many answers are kept, and for how long past their time.
@@ -307,8 +305,7 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
         let in_flight = Counted::new(&self.0.metrics.in_flight);
         let lookup = begin(self.failing(&sender));
         drop(tasks::spawn("review", async move {
-            let found = timeout(LOOKUP_TIME_MAX, lookup).await;
-            let ended = flying.shared.keep(key, found.unwrap_or_else(|_| Err(Failure::of_time())));
+            let ended = flying.shared.keep(key, lookup.await);
             // Kept before it is taken off, so that no other begins in between.
             drop((flying, in_flight));
             sender.send_replace(State::Ended(ended));
