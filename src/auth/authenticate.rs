@@ -20,7 +20,7 @@ use super::caller::Caller;
 use super::kept_reviews::NoAnswer;
 use super::own_tokens::{OwnTokens, OwnVerdict};
 use super::token_file::Tokens;
-use super::token_review::{Known, TokenReviews};
+use super::token_review::TokenReviews;
 use super::{
     Anonymous, Asker, RequestHeaderConfig, Trust, request_header, websocket_protocol, x509,
 };
@@ -236,7 +236,7 @@ impl Authenticator {
             OwnVerdict::Refused(error) | OwnVerdict::KeyUnknown(_, error) => Some(error),
             OwnVerdict::NotMine => None,
         };
-        let (Some(reviews), Ok(token)) = (&self.reviews, str::from_utf8(token)) else {
+        let Some((reviews, token)) = self.reviews_of(token) else {
             return Ok(Err(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())));
         };
         match reviews.ask(token, asker).await {
@@ -348,25 +348,29 @@ impl Authenticator {
             OwnVerdict::Caller(caller) => return OfToken::Caller(caller),
             OwnVerdict::KeyUnknown(..) => {
                 // Whom the reviewer knows does not wait for an issuer.
-                return match self.reviewed(token) {
-                    Some(Known::Reviewed(Ok(caller))) => OfToken::Caller(caller),
-                    Some(Known::Reviewed(Err(_)) | Known::Ask) | None => OfToken::Ask,
+                let reviewed =
+                    self.reviews_of(token).and_then(|(reviews, token)| reviews.look(token));
+                return match reviewed {
+                    Some(Ok(caller)) => OfToken::Caller(caller),
+                    Some(Err(_)) | None => OfToken::Ask,
                 };
             }
             OwnVerdict::Refused(error) => Some(error),
             OwnVerdict::NotMine => None,
         };
-        match self.reviewed(token) {
-            Some(Known::Reviewed(Ok(caller))) => OfToken::Caller(caller),
-            Some(Known::Reviewed(Err(reason))) => OfToken::Refused(joined(refused, &reason)),
-            Some(Known::Ask) => OfToken::Ask,
-            None => OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())),
+        let Some((reviews, token)) = self.reviews_of(token) else {
+            return OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned()));
+        };
+        match reviews.look(token) {
+            Some(Ok(caller)) => OfToken::Caller(caller),
+            Some(Err(reason)) => OfToken::Refused(joined(refused, &reason)),
+            None => OfToken::Ask,
         }
     }
 
-    /// What is known of a token from its review; none where it cannot be asked about.
-    fn reviewed(&self, token: &[u8]) -> Option<Known> {
-        Some(self.reviews.as_ref()?.look(str::from_utf8(token).ok()?))
+    /// Who can be asked about a token.
+    fn reviews_of<'a>(&self, token: &'a [u8]) -> Option<(&TokenReviews, &'a str)> {
+        Some((self.reviews.as_ref()?, str::from_utf8(token).ok()?))
     }
 
     fn verified_here(&self, token: &[u8]) -> OwnVerdict {

@@ -65,7 +65,7 @@ pub(super) struct Found<A> {
 
 /// What is known of a question.
 #[derive(Debug)]
-pub(super) enum Look<A> {
+enum Look<A> {
     /// The answer.
     Known(A),
     /// An answer past its time, which counts: the reviewer could not be reached just now.
@@ -208,33 +208,31 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
         }))
     }
 
-    /// What is known now.
-    pub(super) fn look(&self, key: &Key, now: Instant) -> Look<A> {
-        let look = self.0.look(key, now);
+    /// The answer, where nobody needs to be asked.
+    pub(super) fn look(&self, key: &Key) -> Option<A> {
         let metrics = &self.0.metrics;
-        match look {
-            Look::Known(_) => metrics.hits.inc(),
-            Look::Old(_) => metrics.outages.inc(),
-            Look::Ask(_) => metrics.misses.inc(),
-        }
-        look
+        let (counter, answer) = match self.0.look(key, Instant::now()) {
+            Look::Known(answer) => (&metrics.hits, Some(answer)),
+            Look::Old(answer) => (&metrics.outages, Some(answer)),
+            Look::Ask(_) => (&metrics.misses, None),
+        };
+        counter.inc();
+        answer
     }
 
-    /// The same without counting, for who has looked already.
-    pub(super) fn look_again(&self, key: &Key, now: Instant) -> Look<A> {
-        self.0.look(key, now)
-    }
-
-    /// The answer to a question, which `begin` begins to ask unless that is under way; `old` is the
-    /// answer past its time, if there is one.
+    /// The answer to a question, which `begin` begins to ask unless it was answered just now or that
+    /// is under way. For who has looked and found none.
     pub(super) async fn ask(
         &self,
         key: Key,
-        mut old: Option<A>,
         deadline: Option<Instant>,
         begin: impl Fn(Failing) -> Lookup<A>,
     ) -> Result<A, NoAnswer> {
         let metrics = &self.0.metrics;
+        let mut old = match self.0.look(&key, Instant::now()) {
+            Look::Known(answer) | Look::Old(answer) => return Ok(answer),
+            Look::Ask(old) => old,
+        };
         let _blocked = Counted::new(&metrics.blocked);
         let since = Instant::now();
         let (mut joins_others, mut lost) = (true, false);
