@@ -14,6 +14,7 @@ use super::jwt::{self, AnonymousRule, Awaited, Checked, Issuers, JwtError};
 use super::kept_reviews::Key;
 use super::service_accounts::{ServiceAccountKeysError, ServiceAccounts};
 use super::{Config, ServiceAccountLookup};
+use crate::model::error_text::shortened;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks::AbortOnDrop;
@@ -218,12 +219,8 @@ impl OwnTokens {
     }
 }
 
-fn refused(mut reason: String) -> OwnVerdict {
-    if let Some((end, _)) = reason.char_indices().nth(REASON_MAX) {
-        reason.truncate(end);
-        reason.push('…');
-    }
-    OwnVerdict::Refused(reason)
+fn refused(reason: String) -> OwnVerdict {
+    OwnVerdict::Refused(shortened(reason, REASON_MAX))
 }
 
 /// What a user costs to carry, in bytes.

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 
+use crate::model::error_text::shortened;
 use crate::model::fault::{Fault, Hop, ServicePort};
 
 /// Characters of a reviewer's own words that are kept of a failure.
@@ -53,7 +54,7 @@ impl Failure {
         let text = if status.message.is_empty() {
             format!("the reviewer answered {}", code.as_u16())
         } else {
-            status.message.chars().take(TEXT_CHARACTERS_MAX).collect()
+            shortened(status.message, TEXT_CHARACTERS_MAX)
         };
         let is_outage = code.is_server_error();
         Some(Self { text, may_pass: again || passing.contains(&code), is_outage })
