@@ -10,7 +10,7 @@ const DEFAULT_PREFIXES: [&str; 2] = ["x-remote-", "impersonate-"];
 const DEFAULT_NAMES: [&str; 2] = ["authorization", "proxy-authorization"];
 
 /// The set of identity headers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeaders {
     names: Vec<String>,
     prefixes: Vec<String>,
@@ -18,20 +18,20 @@ pub struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
-    /// The default names and those of the configuration, in any case.
-    pub fn new(config: &RequestHeaderConfig) -> Self {
-        let configured = config
-            .username_headers
-            .iter()
-            .chain(&config.uid_headers)
-            .chain(&config.group_headers)
-            .map(|name| fold(name));
+    /// The default names and all those of the configurations, in any case.
+    pub fn new(configs: &[&RequestHeaderConfig]) -> Self {
+        let configured = configs.iter().flat_map(|config| {
+            let names = config.username_headers.iter().chain(&config.uid_headers);
+            names.chain(&config.group_headers).map(|name| fold(name))
+        });
         let names: Vec<String> =
             DEFAULT_NAMES.iter().map(|&name| name.to_owned()).chain(configured).collect();
         let prefixes: Vec<String> = DEFAULT_PREFIXES
             .iter()
             .map(|&prefix| prefix.to_owned())
-            .chain(config.extra_prefixes.iter().map(|prefix| fold(prefix)))
+            .chain(
+                configs.iter().flat_map(|config| &config.extra_prefixes).map(|prefix| fold(prefix)),
+            )
             .filter(|prefix| !prefix.is_empty())
             .collect();
         let mut first_bytes = vec![false; 256];
@@ -85,7 +85,7 @@ mod tests {
             extra_prefixes: vec!["X_More-".to_owned()],
             ..RequestHeaderConfig::default()
         };
-        let headers = IdentityHeaders::new(&config);
+        let headers = IdentityHeaders::new(&[&config]);
         for name in [
             "x-remote-user",
             "x_remote_user",

@@ -2,7 +2,9 @@
 //!
 //! What a flag says wins over the cluster, as with an extension API server's delegating options
 //! (`apiserver/pkg/server/options/authentication.go:ApplyTo`): the authorities of clients by
-//! themselves, and the authorities of front proxies together with their names and headers.
+//! themselves, and the authorities of front proxies together with their names and headers. Headers in
+//! which either of them would look for an identity are passed on by nobody, whoever is believed here:
+//! extension API servers read the cluster's.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +23,9 @@ pub struct Trust {
     pub generation: u64,
     /// True while the cluster has not said yet whom it believes: who is not known may be known then.
     pub is_pending: bool,
+    /// True while the cluster has not said yet in which headers its servers look for an identity:
+    /// until then nothing can be passed on to them, since a client's own would be among it.
+    pub may_leak_identity: bool,
     /// Vouches for client certificates.
     pub client: Option<Arc<ClientAuthority>>,
     /// Vouches for front proxies.
@@ -40,9 +45,10 @@ impl Default for Trust {
         Self {
             generation: 0,
             is_pending: false,
+            may_leak_identity: false,
             client: None,
             request_header: None,
-            identity_headers: IdentityHeaders::new(&front_proxies),
+            identity_headers: IdentityHeaders::new(&[&front_proxies]),
             front_proxies,
             believes_portico: None,
         }
@@ -91,18 +97,24 @@ impl GivenTrust {
         let said = |authorities: &Authorities| Arc::clone(&authorities.authority);
         let client = self.client.as_ref().map(View::load);
         let request_header = self.request_header.as_ref().map(View::load);
-        let (request_header, front_proxies) = match (request_header, cluster) {
-            (None, Some(cluster)) if cluster.request_header.is_some() => {
-                (cluster.request_header.as_ref().map(said), published(cluster))
+        let is_awaited = cluster.is_some_and(|cluster| !cluster.known);
+        let published = cluster.map(published);
+        let mut read = vec![&*self.front_proxies];
+        read.extend(&published);
+        let identity_headers = IdentityHeaders::new(&read);
+        let (request_header, front_proxies) = match (request_header, published, cluster) {
+            (None, Some(published), Some(cluster)) if cluster.request_header.is_some() => {
+                (cluster.request_header.as_ref().map(said), Arc::new(published))
             }
-            (given, _) => (given, Arc::clone(&self.front_proxies)),
+            (given, ..) => (given, Arc::clone(&self.front_proxies)),
         };
         Trust {
             generation,
-            is_pending: !self.is_all() && cluster.is_some_and(|cluster| !cluster.known),
+            is_pending: !self.is_all() && is_awaited,
+            may_leak_identity: is_awaited,
             client: client.or_else(|| cluster?.client.as_ref().map(said)),
             request_header,
-            identity_headers: IdentityHeaders::new(&front_proxies),
+            identity_headers,
             front_proxies,
             believes_portico: cluster.and_then(believes_portico),
         }
@@ -118,15 +130,15 @@ fn believes_portico(cluster: &ClusterTrust) -> Option<bool> {
     }
 }
 
-fn published(cluster: &ClusterTrust) -> Arc<RequestHeaderConfig> {
+fn published(cluster: &ClusterTrust) -> RequestHeaderConfig {
     let said = cluster.front_proxies.clone();
-    Arc::new(RequestHeaderConfig {
+    RequestHeaderConfig {
         allowed_names: said.allowed_names,
         username_headers: said.username_headers,
         uid_headers: said.uid_headers,
         group_headers: said.group_headers,
         extra_prefixes: said.extra_prefixes,
-    })
+    }
 }
 
 /// Publishes a new generation whenever a file or the cluster says something else, for ever.
@@ -156,10 +168,12 @@ fn is_same(one: &Trust, other: &Trust) -> bool {
     let same = |one: &Option<Arc<ClientAuthority>>, other: &Option<Arc<ClientAuthority>>| {
         one.as_ref().map(Arc::as_ptr) == other.as_ref().map(Arc::as_ptr)
     };
-    (one.is_pending, one.believes_portico) == (other.is_pending, other.believes_portico)
+    (one.is_pending, one.may_leak_identity) == (other.is_pending, other.may_leak_identity)
+        && one.believes_portico == other.believes_portico
         && same(&one.client, &other.client)
         && same(&one.request_header, &other.request_header)
         && one.front_proxies == other.front_proxies
+        && one.identity_headers == other.identity_headers
 }
 
 #[cfg(test)]
@@ -184,7 +198,10 @@ mod tests {
         GivenTrust {
             client: one(client),
             request_header: one(request_header),
-            front_proxies: Arc::default(),
+            front_proxies: Arc::new(RequestHeaderConfig {
+                username_headers: vec!["X-Given".to_owned()],
+                ..RequestHeaderConfig::default()
+            }),
         }
     }
 
@@ -216,19 +233,23 @@ mod tests {
             assert_eq!(is_given(&trust.client, &given.client), client);
             assert_eq!(is_given(&trust.request_header, &given.request_header), request_header);
             assert_eq!(trust.front_proxies.allowed_names.is_empty(), request_header);
-            assert_eq!(trust.identity_headers.contains("x-who"), !request_header);
+            assert!(trust.identity_headers.contains("x-who"));
+            assert!(trust.identity_headers.contains("x-given"));
             assert!(!trust.is_pending);
             let waiting = given.trust(Some(&ClusterTrust::default()), 1);
             assert_eq!(waiting.is_pending, !(client && request_header));
+            assert!(waiting.may_leak_identity && !trust.may_leak_identity);
         }
     }
 
     #[test]
     fn a_cluster_without_front_proxies_leaves_the_flags_headers() {
         let (pem, _) = authority("cluster");
-        let trust = given(false, false).trust(Some(&said(&pem, "")), 1);
+        let given = given(false, false);
+        let trust = given.trust(Some(&said(&pem, "")), 1);
         assert!(trust.request_header.is_none());
-        assert_eq!(*trust.front_proxies, RequestHeaderConfig::default());
+        assert_eq!(trust.front_proxies, given.front_proxies);
+        assert!(trust.identity_headers.contains("x-who"));
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ struct Line {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the APIs that the manifests register.
+    /// Serve the APIs that manifests or a cluster register.
     #[command(args_override_self = true)]
     Run(Box<RunFlags>),
     /// Serve two toy extension API servers, with a tour to paste; needs no configuration.

@@ -58,10 +58,21 @@ anew within five seconds.
 
 const FAILURES_HEAD: &str = "\
 A request that portico cannot carry is answered with a `metav1.Status`: kube-apiserver's code and \
-reason, a sentence in `message` (all that kubectl prints), and one word in `details.causes[0].reason`. \
-The same word is `cause` in the log, in the access log and in `apiserver_request_terminations_total`. \
-The log line has the endpoint's address and the system's or library's own words besides, which callers \
-are not told. `portico_retries_total` has it for tries that failed and were followed by another.
+reason, and a sentence in `message` (all that kubectl prints). Each cause has one word: it is `cause` in \
+the log, in the access log and in `apiserver_request_terminations_total`, and for faults on the way to a \
+backend `details.causes[0].reason` of the answer too. `AuthorizerError` is answered in plain text, as \
+upstream does. The log line has the endpoint's address and the system's or library's own words besides, \
+which callers are not told; answers below 500 are logged at `-v 3` only. `portico_retries_total` has the \
+word for tries that failed and were followed by another.
+
+";
+
+const FAILURES_OF_CORE: &str = "\
+In front of kube-apiserver, what is meant for it begins with `error trying to reach kube-apiserver:`, with \
+the same words. `NameNotResolved`, `UnknownAuthority`, `NameMismatch`, `InvalidCABundle` and \
+`ClientCertificateRefused` are then about `server`, `certificate-authority` and the user of portico's \
+kubeconfig (or about `--proxy-client-cert-file`), not about an APIService; the others say that \
+kube-apiserver itself is away or slow.
 
 ";
 
@@ -101,6 +112,7 @@ pub fn failures_page() -> anyhow::Result<String> {
     let mut page = format!("# Failures, and what to do\n\n{WRITTEN}\n\n{FAILURES_HEAD}");
     page.push_str("## On the way to a backend\n\n");
     writeln!(page, "The messages begin with `{}` (an example).\n", PREFIX.trim_end())?;
+    page.push_str(FAILURES_OF_CORE);
     table(&mut page, &remedy::backend_faults())?;
     page.push_str(
         "\n`/apis/<group>/<version>` answers `Deadline` with 503 after 5 s, as upstream does, and \

@@ -114,7 +114,8 @@ pub struct Flags {
     pub http2_max_streams_per_connection: u32,
 
     /// Whether callers without credentials are the anonymous user. Unset, they reach the
-    /// always-allow paths only; false refuses them everywhere.
+    /// always-allow paths only, and in front mode kube-apiserver, which decides about them itself;
+    /// false refuses them everywhere.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_parser = values::boolean, value_name = "BOOL", help_heading = AUTHENTICATION)]
     pub anonymous_auth: Option<bool>,
     /// Requests with a client certificate signed by one of these authorities are authenticated with

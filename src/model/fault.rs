@@ -113,11 +113,13 @@ pub enum Hop {
     InvalidDiscovery,
     /// The backend has not told its resources yet.
     DiscoveryNotFetched,
+    /// kube-apiserver, or what stands before it, did not answer the question as whom it takes callers.
+    ReviewRefused,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -148,6 +150,7 @@ impl Hop {
         Self::DiscoveryRefused,
         Self::InvalidDiscovery,
         Self::DiscoveryNotFetched,
+        Self::ReviewRefused,
     ];
 
     /// The fault's one word.
@@ -183,6 +186,7 @@ impl Hop {
             Self::DiscoveryRefused => "DiscoveryRefused",
             Self::InvalidDiscovery => "InvalidDiscovery",
             Self::DiscoveryNotFetched => "DiscoveryNotFetched",
+            Self::ReviewRefused => "ReviewRefused",
         }
     }
 
@@ -254,6 +258,7 @@ impl Hop {
             Self::DiscoveryRefused | Self::InvalidDiscovery | Self::DiscoveryNotFetched => {
                 self.sentence_of_discovery(service)
             }
+            Self::ReviewRefused => format!("{service} does not say as whom it takes callers"),
         }
     }
 

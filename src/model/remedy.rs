@@ -69,13 +69,14 @@ pub fn of_hop(hop: Hop) -> &'static str {
         Hop::Overloaded => {
             "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
         }
-        Hop::DiscoveryRefused | Hop::InvalidDiscovery | Hop::DiscoveryNotFetched => {
-            of_discovery(hop)
-        }
+        Hop::DiscoveryRefused
+        | Hop::InvalidDiscovery
+        | Hop::DiscoveryNotFetched
+        | Hop::ReviewRefused => of_answer(hop),
     }
 }
 
-fn of_discovery(hop: Hop) -> &'static str {
+fn of_answer(hop: Hop) -> &'static str {
     match hop {
         Hop::DiscoveryRefused => {
             "See the backend's own log: it answers `/apis` and `/apis/<group>/<version>` with an \
@@ -84,6 +85,11 @@ fn of_discovery(hop: Hop) -> &'static str {
         Hop::InvalidDiscovery => {
             "The log line says what is wrong with the backend's `/apis` or \
              `/apis/<group>/<version>`."
+        }
+        Hop::ReviewRefused => {
+            "See the log of kube-apiserver, or of the load balancer before it: the SelfSubjectReview by \
+             which portico finds out how to tell it who calls is answered with the status that the log \
+             line has. `--upstream-identity` says it without a question."
         }
         _ => {
             "The backend has not answered to discovery since it was registered: see its log and \
@@ -129,7 +135,8 @@ pub fn of_rejection(rejection: &Rejection) -> &'static str {
             "Bring a certificate of `--client-ca-file`, a token of `--token-auth-file`, of an issuer \
              of `--authentication-config` or one that the reviewer knows, or come by a front proxy of \
              `--requestheader-client-ca-file`; the log says at `-v 3` what was wrong with what was \
-             brought."
+             brought. While the reviewer cannot be reached, tokens that it would be asked about are \
+             refused too: then the log says `reviews fail`."
         }
         Rejection::Forbidden(_) => "The message names user, verb and resource.",
         Rejection::PathNotFound => "No APIService has this group and version.",

@@ -364,12 +364,14 @@ impl Connection {
                 let failed = |_: &Rejection| outcome.set_route(&remote.backend.metrics);
                 Ok(with_own_headers(answer.await.inspect_err(failed)?, outcome))
             }
-            Route::Remote(remote) if upgrade => {
-                let to = Destination::remote(&permit, remote);
-                Box::pin(self.switch(to, asked, outcome)).await
+            Route::Remote(_) if self.proxy.auth.trust.load().may_leak_identity => {
+                Err(Rejection::NotReady)
             }
             Route::Remote(remote) => {
                 let to = Destination::remote(&permit, remote);
+                if upgrade {
+                    return Box::pin(self.switch(to, asked, outcome)).await;
+                }
                 self.forward(to, asked, take(body), outcome).await
             }
             Route::Own(page) => {

@@ -53,6 +53,8 @@ pub(crate) enum Manner {
     Believes,
     /// It believes nobody's X-Remote-*.
     Refuses,
+    /// It says nothing about anybody, as a load balancer does that has no server.
+    Fails,
     /// It ends every connection before it answers.
     Hangs,
 }
@@ -272,6 +274,9 @@ async fn review(manner: Manner, certificate: &str, request: Request<Incoming>) -
     let (parts, body) = request.into_parts();
     let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(body["kind"], "SelfSubjectReview");
+    if manner == Manner::Fails {
+        return response(StatusCode::SERVICE_UNAVAILABLE, &json!({}));
+    }
     if manner == Manner::Refuses || certificate != "aggregator" {
         return response(StatusCode::UNAUTHORIZED, &json!({ "kind": "Status", "code": 401 }));
     }
@@ -279,9 +284,12 @@ async fn review(manner: Manner, certificate: &str, request: Request<Incoming>) -
         let value = parts.headers.get(name).map(|value| value.to_str().unwrap());
         value.unwrap_or_default().to_owned()
     };
+    let groups = parts.headers.get_all("x-remote-group").iter();
+    let groups: Vec<_> = groups.map(|value| value.to_str().unwrap()).collect();
     let user = json!({
         "username": text("x-remote-user"),
         "uid": text("x-remote-uid"),
+        "groups": groups,
         "extra": extra(&parts.headers),
     });
     response(StatusCode::CREATED, &json!({ "kind": body["kind"], "status": { "userInfo": user } }))
@@ -323,14 +331,18 @@ fn response(code: StatusCode, body: &Value) -> Response<Sent> {
     response
 }
 
-/// Switches to what was asked for and gives bytes back; `forbidden` is refused.
+/// Switches to what was asked for and gives bytes back; `forbidden` and `unauthorized` are refused.
 async fn switch(state: &State, number: usize, mut request: Request<Incoming>) -> Response<Sent> {
     let asked = request.headers()["upgrade"].clone();
-    let refuses = request.uri().path().ends_with("forbidden");
+    let refused = match request.uri().path().rsplit('/').next() {
+        Some("forbidden") => Some(StatusCode::FORBIDDEN),
+        Some("unauthorized") => Some(StatusCode::UNAUTHORIZED),
+        _ => None,
+    };
     let upgrading = hyper::upgrade::on(&mut request);
     let mut response = answer(state, number, request).await;
-    if refuses {
-        *response.status_mut() = StatusCode::FORBIDDEN;
+    if let Some(code) = refused {
+        *response.status_mut() = code;
         return response;
     }
     drop(spawn("tunnel", async move {

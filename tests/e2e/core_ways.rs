@@ -1,10 +1,12 @@
 //! In front of kube-apiserver: which way requests take, how that is found out, and several servers.
 
 use crate::backend::{Backend, HTTP2, told};
-use crate::client::Protocol;
+use crate::client::{Ask, Protocol, tls};
 use crate::core_backend::{Core, Manner, await_direct, claims, kubeconfig, shown, token};
+use crate::http1_client::Http1;
 use crate::pki::PKI;
 use crate::rig::{Setup, path};
+use crate::upgrades::{SPDY, head, upgrade};
 
 #[tokio::test]
 async fn a_core_that_comes_late_is_waited_for_and_told_apart_from_one_that_refuses() {
@@ -13,11 +15,14 @@ async fn a_core_that_comes_late_is_waited_for_and_told_apart_from_one_that_refus
     let setup = core.setup(&token()).service("two", &[backend.address()]);
     let rig = setup.flag("--authorization-mode=AlwaysAllow").launch();
     let things = path("two", "things");
-    await_direct(&rig, &things, &backend).await;
     let mut client = rig.alice(Protocol::Http2).await;
     let early = client.get("/api/v1/pods").await;
     assert_eq!((early.status, early.json()["reason"].as_str()), (503, Some("ServiceUnavailable")));
+    // Until the cluster has said in which headers its servers look for identities, none can be sent.
+    let early = client.get(&things).await;
+    assert_eq!((early.status, early.cause().as_str()), (503, ""));
     core.set(Manner::Believes);
+    await_direct(&rig, &things, &backend).await;
     rig.await_status("/api/v1/pods", 200).await;
     assert_eq!(shown(&client.get("/api/v1/pods").await.json()), "aggregator");
 }
@@ -42,6 +47,62 @@ async fn a_core_that_no_longer_believes_is_told_otherwise_after_its_first_refusa
         told(&got, "headers", "impersonate-user") == ["alice"]
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_raises_the_same_doubt() {
+    let core = Core::start(Manner::Believes);
+    let rig = core.portico(core.setup(&token())).await;
+    core.set(Manner::Refuses);
+    let mut client = rig.alice(Protocol::Http1).await;
+    crate::rig::eventually("impersonation", async || {
+        let mut switching = Http1::new(tls(rig.address, "http/1.1", Some(&PKI.alice)).await);
+        switching.send(&upgrade("POST", "/api/v1/namespaces/n/pods/a/unauthorized", SPDY)).await;
+        assert_eq!(head(&mut switching).await.0, 401);
+        let got = client.get("/api/v1/pods").await.json();
+        told(&got, "headers", "impersonate-user") == ["alice"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_core_that_does_not_say_as_whom_it_takes_callers_is_named() {
+    let core = Core::start(Manner::Fails);
+    let rig = core.setup(&token()).launch();
+    let mut client = rig.alice(Protocol::Http2).await;
+    crate::rig::eventually("the cause", async || {
+        let refused = client.get("/api/v1/pods").await;
+        (refused.status, refused.cause().as_str()) == (503, "ReviewRefused")
+    })
+    .await;
+    core.set(Manner::Believes);
+    rig.await_status("/api/v1/pods", 200).await;
+}
+
+#[tokio::test]
+async fn headers_in_which_the_cluster_looks_for_identities_are_nobodys_to_send() {
+    let (core, two) = (Core::start(Manner::Believes), Backend::start("two", HTTP2));
+    // The flags name front proxies of their own, and none of these headers.
+    core.cluster.trust(&[
+        ("requestheader-username-headers", "[\"X-Who\",\"X-Remote-User\"]"),
+        ("requestheader-group-headers", "[\"X-Groups\"]"),
+        ("requestheader-extra-headers-prefix", "[\"X-More-\"]"),
+    ]);
+    let setup = core.setup(&token()).service("two", &[two.address()]);
+    let rig = core.portico(setup.flag("--remote-route=direct")).await;
+    let mut client = rig.alice(Protocol::Http2).await;
+    for target in [&*path("two", "things"), "/api/v1/pods"] {
+        let mut ask = Ask::get(target).header("x-kept", "yes");
+        for name in ["x-who", "x_groups", "x-more-scopes"] {
+            ask = ask.header(name, "admin");
+        }
+        let got = client.send(&ask).await.json();
+        assert_eq!(told(&got, "headers", "x-kept"), ["yes"]);
+        for name in ["x-who", "x_groups", "x-more-scopes"] {
+            assert!(told(&got, "headers", name).is_empty(), "{target}: {name}");
+        }
+        assert_eq!(told(&got, "headers", "x-remote-user"), ["alice"]);
+    }
 }
 
 #[tokio::test]

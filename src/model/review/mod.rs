@@ -2,10 +2,11 @@
 //!
 //! `token` and `access` write the questions and read the answers as Kubernetes' servers do, so that
 //! any webhook for kube-apiserver can be asked; `reply` tells an answer from a failure, and `tries`
-//! says when a failed question is asked again.
+//! says when a failed question is asked again. `front_proxy` asks as whom the reviewer takes others.
 
 pub mod access;
 pub mod fingerprint;
+pub mod front_proxy;
 pub mod reply;
 pub mod token;
 pub mod tries;

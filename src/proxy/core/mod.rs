@@ -22,7 +22,7 @@ use super::outcome::Outcome;
 use super::{Asked, Connection, upgrade};
 use crate::auth::{Caller, Deferral};
 use crate::body::Body;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::routing_table::Route;
 use crate::runtime::snapshot::{Publisher, View};
@@ -129,7 +129,8 @@ impl Core {
             doubt: Arc::default(),
             server,
         };
-        let inquiry = Inquiry::new(&core, (config.identity, config.remote_route), standing);
+        let ways = (config.identity, config.remote_route);
+        let inquiry = Inquiry::new(&core, ways, upstream, standing);
         Ok((core, inquiry))
     }
 
@@ -239,14 +240,24 @@ impl Connection {
         outcome.enter(info, &caller)?;
         let deferral = authorizer.defer(caller);
         let to = core.destination(&deferral, way);
-        if asked.upgrade {
+        let answer = if asked.upgrade {
             upgrade::check(asked, &Route::<Upstream>::Core, &body)?;
-            return self.switch(to, asked, outcome).await;
-        }
-        let answer = self.forward(to, asked, body, outcome).await?;
-        if matches!(way, Way::FrontProxy(_)) && answer.status() == StatusCode::UNAUTHORIZED {
+            self.switch(to, asked, outcome).await
+        } else {
+            self.forward(to, asked, body, outcome).await
+        };
+        if matches!(way, Way::FrontProxy(_)) && is_disbelief(&answer) {
             core.doubt.notify_one();
         }
-        Ok(answer)
+        answer
+    }
+}
+
+/// True for an answer that kube-apiserver may give to a front proxy that it does not believe.
+fn is_disbelief(answer: &Result<Response<Body>, Rejection>) -> bool {
+    match answer {
+        Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
+        Err(Rejection::Backend(failed)) => failed.fault.hop == Hop::ClientCertificateRefused,
+        Err(_) => false,
     }
 }
