@@ -19,6 +19,7 @@ mod request_header;
 mod reviewer;
 mod reviews;
 mod service_accounts;
+mod setup;
 mod token_file;
 mod token_review;
 mod trust;
@@ -41,6 +42,7 @@ pub use own_tokens::{OwnTokens, OwnTokensError, OwnVerdict, StartedTokens};
 pub use reviewer::Reviewer;
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
+pub use setup::{AuthError, OPEN_TO_EVERYBODY};
 pub use token_file::{TokenFileError, Tokens};
 pub use token_review::{TokenReviewRules, TokenReviews};
 pub use trust::{GivenTrust, Trust, follow};
@@ -104,6 +106,18 @@ pub enum AuthorizationMode {
     Webhook,
 }
 
+impl AuthorizationMode {
+    /// Those that are in force when these are named: where none are, the API server decides that
+    /// portico is in front of; without one everything is allowed.
+    pub fn in_force(named: &[Self], in_front: bool) -> &[Self] {
+        match (named, in_front) {
+            ([], true) => &[Self::Webhook],
+            ([], false) => &[Self::AlwaysAllow],
+            (named, _) => named,
+        }
+    }
+}
+
 /// On whose connections a request's questions go out, and until when it waits for the answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
@@ -131,8 +145,8 @@ pub struct Config {
     pub service_accounts: ServiceAccountConfig,
     /// Callers without credentials.
     pub anonymous: Anonymous,
-    /// The authorizers; the first that allows or denies counts. When there are none, the API server
-    /// decides beside which portico runs; without one everything is allowed.
+    /// The authorizers that are named, see [`AuthorizationMode::in_force`]; the first that allows or
+    /// denies counts.
     pub authorization_modes: Vec<AuthorizationMode>,
     /// Who is asked about tokens and what callers may do.
     pub reviews: ReviewConfig,

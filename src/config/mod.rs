@@ -247,9 +247,7 @@ impl Flags {
                 faults.push(Fault {
                     setting: "anonymous-auth",
                     other: Some("authorization-mode"),
-                    text: "true together with the authorization mode AlwaysAllow would let \
-                           everybody do everything"
-                        .to_owned(),
+                    text: format!("true {}", auth::OPEN_TO_EVERYBODY),
                 });
                 Anonymous::Refused
             }
@@ -266,10 +264,9 @@ impl Flags {
             },
             token_file: self.token_auth_file.clone(),
             jwt: self.tokens.jwt(faults),
-            service_accounts: self.tokens.service_accounts(
-                (self.kubeconfig.is_some() || self.in_cluster, list(&self.api_audiences)),
-                faults,
-            ),
+            service_accounts: self
+                .tokens
+                .service_accounts((self.in_front(), list(&self.api_audiences)), faults),
             anonymous,
             authorization_modes: self.authorization_mode.clone(),
             reviews: self.reviews(faults),
@@ -279,11 +276,15 @@ impl Flags {
 }
 
 impl Flags {
+    /// True in front of a kube-apiserver.
+    fn in_front(&self) -> bool {
+        self.kubeconfig.is_some() || self.in_cluster
+    }
+
     /// True when everybody who is known may do everything.
     fn always_allows(&self) -> bool {
-        let in_front = self.kubeconfig.is_some() || self.in_cluster;
-        (self.authorization_mode.is_empty() && !in_front)
-            || self.authorization_mode.contains(&AuthorizationMode::AlwaysAllow)
+        AuthorizationMode::in_force(&self.authorization_mode, self.in_front())
+            .contains(&AuthorizationMode::AlwaysAllow)
     }
 
     fn reviews(&self, faults: &mut Vec<Fault>) -> auth::ReviewConfig {
