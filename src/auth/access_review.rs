@@ -24,19 +24,19 @@ const TOLD_BYTES: usize = 768;
 
 /// How long decisions are good.
 #[derive(Clone, Debug)]
-pub struct AccessReviewRules {
+pub(super) struct AccessReviewRules {
     /// The version that the reviewer knows.
-    pub version: ReviewVersion,
+    pub(super) version: ReviewVersion,
     /// How long decisions are good (`--authorization-webhook-cache-authorized-ttl`,
     /// `--authorization-webhook-cache-unauthorized-ttl`).
-    pub ttl: AccessTtl,
+    pub(super) ttl: AccessTtl,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
-    pub outage_ttl: Duration,
+    pub(super) outage_ttl: Duration,
 }
 
 /// Asks what callers may do, and keeps the decisions.
 #[derive(Debug)]
-pub struct AccessReviews {
+pub(super) struct AccessReviews {
     asked: Arc<Asked>,
     kept: KeptReviews<Decision>,
     secret: Secret,
@@ -50,7 +50,7 @@ struct Asked {
 
 impl AccessReviews {
     /// Asks `reviewer`; an error says that the system gives no random bytes.
-    pub fn new(
+    pub(super) fn new(
         reviewer: Reviewer,
         rules: AccessReviewRules,
         metrics: CacheMetrics,

@@ -142,7 +142,7 @@ impl ConnectionAuth {
 
 impl Authenticator {
     /// Believes whom `trust` and `tokens` say.
-    pub fn new(
+    pub(super) fn new(
         trust: View<Trust>,
         tokens: View<Tokens>,
         anonymous: Anonymous,
@@ -164,13 +164,13 @@ impl Authenticator {
 
     /// Verifies signed tokens too; to be called before the authenticator is shared.
     #[must_use]
-    pub fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
+    pub(super) fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
         Self { own_tokens, ..self }
     }
 
     /// Asks about tokens too; to be called before the authenticator is shared.
     #[must_use]
-    pub fn with_reviews(self, reviews: Option<TokenReviews>) -> Self {
+    pub(super) fn with_reviews(self, reviews: Option<TokenReviews>) -> Self {
         Self { reviews, ..self }
     }
 

@@ -73,7 +73,7 @@ pub enum Authorized {
 
 /// One authorizer of several.
 #[derive(Debug)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Allows everything.
     AlwaysAllow,
     /// Allows nothing, but leaves it to others.
@@ -142,7 +142,7 @@ impl Heard {
 impl Authorizer {
     /// `always_allow_paths` are exact, or prefixes when they end in `*`; the leading `/` may be
     /// missing.
-    pub fn new(modes: Vec<Mode>, always_allow_paths: &[String], metrics: &Metrics) -> Self {
+    pub(super) fn new(modes: Vec<Mode>, always_allow_paths: &[String], metrics: &Metrics) -> Self {
         let (mut exact_paths, mut path_prefixes) = (Vec::new(), Vec::new());
         for path in always_allow_paths {
             let path = format!("/{}", path.trim_start_matches('/'));

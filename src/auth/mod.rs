@@ -30,21 +30,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use access_review::{AccessReviewRules, AccessReviews};
 pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
-pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
+pub use authorize::{Authorized, Authorizer, Deferral, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
-pub use jwt::{
-    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,
-};
-pub use own_tokens::{OwnTokens, OwnTokensError, OwnVerdict, StartedTokens};
-pub use reviewer::Reviewer;
+pub use jwt::{Algorithm, JwtConfig, JwtError, KeysError, OidcFlags};
+pub use own_tokens::{OwnTokens, OwnTokensError, StartedTokens};
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
 pub use setup::{AuthError, OPEN_TO_EVERYBODY};
 pub use token_file::{TokenFileError, Tokens};
-pub use token_review::{TokenReviewRules, TokenReviews};
 pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
 

@@ -60,9 +60,9 @@ struct Verified {
 #[derive(Debug)]
 pub struct StartedTokens {
     /// What verifies tokens, if there are any to verify.
-    pub own_tokens: Option<OwnTokens>,
+    pub(super) own_tokens: Option<OwnTokens>,
     /// What the file of `--authentication-config` says of anonymous callers.
-    pub anonymous: Option<AnonymousRule>,
+    pub(super) anonymous: Option<AnonymousRule>,
 }
 
 /// Why tokens cannot be verified.
@@ -84,7 +84,7 @@ pub enum OwnTokensError {
 
 /// What a token is worth.
 #[derive(Debug)]
-pub enum OwnVerdict {
+pub(super) enum OwnVerdict {
     /// It is nobody's of whom something is known here.
     NotMine,
     /// This caller's.
@@ -163,7 +163,7 @@ impl OwnTokens {
     }
 
     /// Whose token it is.
-    pub fn verify(&self, token: &[u8]) -> OwnVerdict {
+    pub(super) fn verify(&self, token: &[u8]) -> OwnVerdict {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.verify_at(token, now)
     }

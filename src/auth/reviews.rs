@@ -58,9 +58,9 @@ pub struct ReviewConfig {
 #[derive(Debug)]
 pub struct Reviews {
     /// Asked about tokens.
-    pub tokens: Option<TokenReviews>,
+    pub(super) tokens: Option<TokenReviews>,
     /// The authorizers, in order.
-    pub modes: Vec<Mode>,
+    pub(super) modes: Vec<Mode>,
 }
 
 /// Why nobody can be asked.

@@ -1,8 +1,9 @@
 //! Authentication and authorization put together, and what of it must not be together.
 
+use super::authorize::Mode;
+use super::jwt::AnonymousRule;
 use super::{
-    Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, Config, Mode, Reviews,
-    StartedTokens, Tokens, Trust,
+    Anonymous, Auth, Authenticator, Authorizer, Config, Reviews, StartedTokens, Tokens, Trust,
 };
 use crate::runtime::snapshot::View;
 use crate::runtime::telemetry::Metrics;

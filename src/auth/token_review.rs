@@ -25,21 +25,21 @@ const REFUSAL_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// Which audiences are asked for, and how long answers are good.
 #[derive(Clone, Debug)]
-pub struct TokenReviewRules {
+pub(super) struct TokenReviewRules {
     /// The version that the reviewer knows.
-    pub version: ReviewVersion,
+    pub(super) version: ReviewVersion,
     /// What tokens must be good for (`--api-audiences`); the reviewer's own when empty.
-    pub audiences: Vec<String>,
+    pub(super) audiences: Vec<String>,
     /// How long an answer is good (`--authentication-token-webhook-cache-ttl`); refusals for ten
     /// seconds at most.
-    pub ttl: Duration,
+    pub(super) ttl: Duration,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
-    pub outage_ttl: Duration,
+    pub(super) outage_ttl: Duration,
 }
 
 /// Asks whose tokens are, and keeps the answers; tokens are not kept.
 #[derive(Debug)]
-pub struct TokenReviews {
+pub(super) struct TokenReviews {
     asked: Arc<Asked>,
     kept: KeptReviews<Reviewed>,
     secret: Secret,
@@ -56,7 +56,7 @@ type Reviewed = Result<Arc<Caller>, Arc<str>>;
 
 impl TokenReviews {
     /// Asks `reviewer`; an error says that the system gives no random bytes.
-    pub fn new(
+    pub(super) fn new(
         reviewer: Reviewer,
         rules: TokenReviewRules,
         metrics: CacheMetrics,

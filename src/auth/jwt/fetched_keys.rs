@@ -42,7 +42,7 @@ pub(in crate::auth) struct FetchedKeys {
 
 /// Keys that are being fetched because of a token.
 #[derive(Debug)]
-pub struct Awaited {
+pub(in crate::auth) struct Awaited {
     keys: Arc<FetchedKeys>,
     tries: watch::Receiver<u64>,
 }
@@ -50,7 +50,7 @@ pub struct Awaited {
 impl Awaited {
     /// Waits until they are there, or not for longer than makes sense, or until `deadline`; the token
     /// is then to be looked at again.
-    pub async fn fetched(mut self, deadline: Option<Instant>) {
+    pub(in crate::auth) async fn fetched(mut self, deadline: Option<Instant>) {
         let patience = Instant::now() + AWAIT_MAX;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
         let ended = timeout_at(until.into(), self.tries.changed()).await;

@@ -149,7 +149,7 @@ async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn who_has_an_old_answer_takes_it_after_the_first_failure_and_the_asking_goes_on() {
-    let (begun, reviews) = (Instant::now(), with_an_old_answer());
+    let (start, reviews) = (Instant::now(), with_an_old_answer());
     let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let begin = |failing: Failing| {
         let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
@@ -163,7 +163,7 @@ async fn who_has_an_old_answer_takes_it_after_the_first_failure_and_the_asking_g
     };
     assert_eq!(reviews.ask(KEY, None, begin).await.unwrap(), "old");
     // As if the failure had been a while ago.
-    reviews.0.outage.ends(begun);
+    reviews.0.outage.ends(start);
     assert_eq!(reviews.ask(KEY, None, begin).await.unwrap(), "old");
     assert_eq!(reviews.0.metrics.outages.get(), 2);
     let mut state = reviews.0.flights()[&KEY][0].state.clone();

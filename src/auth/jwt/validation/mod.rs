@@ -32,7 +32,7 @@ const RESERVED: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
 /// Where anonymous callers are let in; none for everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AnonymousRule {
+pub(in crate::auth) enum AnonymousRule {
     /// Nowhere.
     Refused,
     /// Everywhere.
