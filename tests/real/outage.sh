@@ -7,6 +7,8 @@ outage_secs=${PORTICO_OUTAGE_SECS:-10}
 # How soon a change has to be seen, in seconds: what probes find out takes up to three of their rounds.
 verdict_limit_secs=60
 flunders=/apis/wardle.example.com/v1alpha1/namespaces/default/flunders
+# shellcheck disable=SC2154 # parts.sh sets it
+scripted_pod=$api_path/namespaces/default/pods/echo
 
 # code WHO PATH   the status of an answer of portico, whose body is in $work/answer; 000 when there is none
 code() {
@@ -63,25 +65,59 @@ by_token() {
     --output "$work/answer" --write-out '%{http_code}' "$server$flunders" || true
 }
 
+# start_scripted   the extension API server of streams/, which asks kube-apiserver nothing
+start_scripted() {
+  # shellcheck disable=SC2154 # find_tool sets it
+  "$streams" serve "$certs" "$work/scripted.port" </dev/null >"$work/scripted.stderr" 2>&1 &
+  pids[scripted]=$!
+  await "the scripted extension API server starts" "$start_limit_secs" test -s "$work/scripted.port" || finish
+  # shellcheck disable=SC2154 # parts.sh sets it
+  k create -f - >"$work/output" <<MANIFEST || finish
+apiVersion: v1
+kind: Service
+metadata: {namespace: default, name: streams}
+spec: {type: ExternalName, externalName: localhost, ports: [{port: $(<"$work/scripted.port")}]}
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.$api_group}
+spec:
+  group: $api_group
+  version: v1
+  groupPriorityMinimum: 1000
+  versionPriority: 15
+  service: {namespace: default, name: streams, port: $(<"$work/scripted.port")}
+  caBundle: $(base64 <"$certs/serving-ca.crt" | tr -d '\n')
+MANIFEST
+  await "the scripted extension API server is routed to" "$start_limit_secs" knows_scripted || finish
+}
+
+# From the watch of the APIServices: it would otherwise be kube-apiserver that serves it, or nobody.
+# shellcheck disable=SC2317,SC2329 # await calls it
+knows_scripted() { ask --fail "$server/metrics" >"$work/metrics" && grep -qF "aggregator_unavailable_apiservice{name=\"v1.$api_group\"} 0" "$work/metrics"; }
+
+# all_answers   the statuses of the reads that are to go on while kube-apiserver is gone
+all_answers() { echo "$(code somebody "$flunders") $(by_token) $(code somebody "$scripted_pod")"; }
+
 # Everybody who was known reads on, a watch that was open stays open, and who asks kube-apiserver for something hears at once.
 core_is_killed() {
-  local what="while kube-apiserver is gone for $outage_secs s, flunders are served" reads=0 answered deadline
+  local what="while kube-apiserver is gone for $outage_secs s, extension API servers are reached" reads=0 answered deadline
   "$kubectl" --kubeconfig "$somebody" create -f "$work/flunder.yaml" >"$work/output" 2>&1
   start_watch flunders front
   # Who may watch is asked of kube-apiserver when the watch comes, after the list of which there is a line.
   await "a flunder is watched" "$change_limit_secs" is_watched || return 0
-  [[ "$(code somebody "$flunders") $(by_token)" == "200 200" ]] || fail "$what" "not even before" "$work/answer"
+  [[ $(all_answers) == "200 200 200" ]] || fail "$what" "not even before" "$work/answer"
   kill_at_once kube-apiserver
   deadline=$((SECONDS + outage_secs))
   while ((SECONDS < deadline)); do
-    answered="$(code somebody "$flunders") $(by_token)"
-    if [[ $answered != "200 200" ]]; then
+    answered=$(all_answers)
+    if [[ $answered != "200 200 200" ]]; then
       fail "$what" "after $((SECONDS + outage_secs - deadline)) s the answers are $answered" "$work/answer"
       break
     fi
     reads=$((reads + 1))
   done
-  [[ $answered != "200 200" ]] || pass "$what: $reads times by certificate and by token"
+  [[ $answered != "200 200 200" ]] || pass "$what: $reads times flunders by certificate and by token, and a scripted one"
   answered=$(code admin /api/v1/namespaces/default)
   if [[ $answered == 503 ]] && says_why; then pass "what only kube-apiserver knows is 503, with the cause"; else
     fail "what only kube-apiserver knows is 503, with the cause" "it is $answered" "$work/answer"
