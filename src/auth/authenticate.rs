@@ -21,9 +21,7 @@ use super::kept_reviews::NoAnswer;
 use super::own_tokens::{OwnTokens, OwnVerdict};
 use super::token_file::Tokens;
 use super::token_review::TokenReviews;
-use super::{
-    Anonymous, Asker, RequestHeaderConfig, Trust, request_header, websocket_protocol, x509,
-};
+use super::{Anonymous, Asker, FrontProxies, Trust, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
@@ -118,7 +116,7 @@ struct Verdict {
     /// The end of the leaf's validity, in Unix seconds; none when it cannot be read.
     leaf_ends: Option<i64>,
     /// The headers by which it says who calls when it may act as front proxy; `None` when nobody vouches for front proxies.
-    front_proxy: Option<Result<Arc<RequestHeaderConfig>, String>>,
+    front_proxy: Option<Result<Arc<FrontProxies>, String>>,
     /// The caller it names; `None` when it names none or nobody vouches for clients.
     client: Option<Result<Arc<Caller>, String>>,
 }

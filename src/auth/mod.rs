@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use crate::tls::cluster_trust::FrontProxies;
 pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
 pub use authorize::{Authorized, Authorizer, Deferral, Permit};
 pub use caller::{Caller, Lines};
@@ -46,35 +47,6 @@ pub use websocket_protocol::{names_token, without_tokens};
 use crate::model::request_info::RequestInfo;
 use crate::runtime::snapshot::View;
 use crate::upstream::Pool;
-
-/// Which front-proxy headers are believed, and from whom
-/// (`--requestheader-*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestHeaderConfig {
-    /// Common names that may act as front proxy; empty for any the authority vouches for.
-    pub allowed_names: Vec<String>,
-    /// Headers with the user name; the first that is not empty counts.
-    pub username_headers: Vec<String>,
-    /// Headers with the uid; the first that is not empty counts.
-    pub uid_headers: Vec<String>,
-    /// Headers with groups; all of them count.
-    pub group_headers: Vec<String>,
-    /// Prefixes of headers with extra keys.
-    pub extra_prefixes: Vec<String>,
-}
-
-impl Default for RequestHeaderConfig {
-    fn default() -> Self {
-        let one = |name: &str| vec![name.to_owned()];
-        Self {
-            allowed_names: Vec::new(),
-            username_headers: one("x-remote-user"),
-            uid_headers: Vec::new(),
-            group_headers: one("x-remote-group"),
-            extra_prefixes: one("x-remote-extra-"),
-        }
-    }
-}
 
 /// What callers without credentials may do (`--anonymous-auth`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,7 +103,7 @@ pub struct Config {
     /// Authorities of front-proxy certificates (`--requestheader-client-ca-file`).
     pub requestheader_client_ca_file: Option<PathBuf>,
     /// The front-proxy headers.
-    pub request_header: RequestHeaderConfig,
+    pub request_header: FrontProxies,
     /// Static tokens (`--token-auth-file`).
     pub token_file: Option<PathBuf>,
     /// Issuers of tokens.
@@ -154,7 +126,7 @@ impl Default for Config {
         Self {
             client_ca_file: None,
             requestheader_client_ca_file: None,
-            request_header: RequestHeaderConfig::default(),
+            request_header: FrontProxies::of_flags(),
             token_file: None,
             jwt: JwtConfig::default(),
             service_accounts: ServiceAccountConfig::default(),

@@ -20,7 +20,7 @@ pub use settings::{Effective, Origin, Settings};
 pub use token_flags::{RequiredClaim, TokenFlags};
 pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
-use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
+use crate::auth::{self, Anonymous, AuthorizationMode, FrontProxies};
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
 use crate::upstream::Source;
@@ -255,7 +255,7 @@ impl Flags {
         auth::Config {
             client_ca_file: self.client_ca_file.clone(),
             requestheader_client_ca_file: self.requestheader_client_ca_file.clone(),
-            request_header: RequestHeaderConfig {
+            request_header: FrontProxies {
                 allowed_names: list(&self.requestheader_allowed_names),
                 username_headers: list(&self.requestheader_username_headers),
                 uid_headers: list(&self.requestheader_uid_headers),
