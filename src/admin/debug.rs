@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::certificates::describe_all;
+use crate::model::api_service;
 use crate::model::availability::Reported;
 use crate::model::endpoints::Targets;
 use crate::model::query::Query;
@@ -95,8 +96,9 @@ impl Selection {
 
     /// The APIServices in order of name, and how many were left out.
     fn apply(&self, table: &Table) -> (Vec<(String, ApiService)>, usize) {
-        let named =
-            |entry: &ApiService| (format!("{}.{}", entry.version, entry.group), Arc::clone(entry));
+        let named = |entry: &ApiService| {
+            (api_service::name(&entry.group, &entry.version), Arc::clone(entry))
+        };
         let mut found: Vec<(String, ApiService)> = if self.names.is_empty() {
             table.groups().flat_map(|group| &group.entries).map(named).collect()
         } else {

@@ -8,6 +8,7 @@ pub mod pages;
 pub mod reference;
 mod target;
 
+use std::error::Error;
 use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -108,6 +109,11 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     // Nothing can be said when standard error is gone.
     drop(writeln!(std::io::stderr(), "Error: {error:#}"));
     ExitCode::FAILURE
+}
+
+/// The innermost cause: the libraries' layers say less than what is beneath them.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    anyhow::Chain::new(error).last().unwrap_or(error)
 }
 
 /// Prints to standard output; that nobody reads it to its end is no failure.

@@ -4,7 +4,7 @@
 //! `pkg/registry/apiservice`).
 
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
-    APIService, APIServiceSpec, ServiceReference,
+    APIService, APIServiceCondition, APIServiceSpec, ServiceReference,
 };
 
 use serde_json::Value;
@@ -29,6 +29,11 @@ pub(super) const NOT_A_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must co
 const NOT_A_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or \
     '-', start with an alphabetic character, and end with an alphanumeric character \
     (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
+
+/// The name that the APIService of a version must have.
+pub fn name(group: &str, version: &str) -> String {
+    format!("{version}.{group}")
+}
 
 /// The service that an APIService names, with the default port.
 pub fn service_of(spec: &APIServiceSpec) -> Option<ServicePort> {
@@ -78,7 +83,7 @@ pub fn validate(object: &APIService) -> Vec<FieldError> {
 
 fn validate_names(object: &APIService, spec: &APIServiceSpec) -> Vec<FieldError> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let required = format!("{}.{}", text(&spec.version), text(&spec.group));
+    let required = name(&text(&spec.group), &text(&spec.version));
     let check = |field, name: &str| {
         let details = name_faults(name, &required).into_iter();
         let value = Value::from(name);
@@ -202,13 +207,15 @@ pub fn service_cell(object: &APIService) -> String {
     }
 }
 
+/// The condition `Available`.
+pub fn available(object: &APIService) -> Option<&APIServiceCondition> {
+    let conditions = object.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == AVAILABLE)
+}
+
 /// The cell `Available`.
 pub fn available_cell(object: &APIService) -> String {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions).flatten();
-    let Some(condition) = conditions.into_iter().find(|condition| condition.type_ == AVAILABLE)
-    else {
-        return "Unknown".to_owned();
-    };
+    let Some(condition) = available(object) else { return "Unknown".to_owned() };
     match condition.reason.as_deref() {
         Some(reason) if condition.status != "True" && !reason.is_empty() => {
             format!("{} ({reason})", condition.status)

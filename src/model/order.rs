@@ -6,6 +6,8 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
+use super::api_service;
+
 /// How far a version has come; the better one is the smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -81,7 +83,7 @@ pub struct ListedPlace {
 impl ListedPlace {
     /// The place that one APIService would give its group.
     pub fn new(priority: i32, group: &Arc<str>, version: &str) -> Self {
-        let api_service = format!("{version}.{group}").into();
+        let api_service = api_service::name(group, version).into();
         Self { priority: Reverse(priority), api_service, group: Arc::clone(group) }
     }
 }

@@ -22,7 +22,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::backend::Listener;
+use crate::backend::{Listener, told};
+use crate::client::Protocol;
+use crate::core_backend::{Core, Manner as CoreManner, token};
 use crate::faults::nobody;
 use crate::pki::{Leaf, PKI, host};
 use crate::rig::{Rig, Setup, api_service, api_service_with, service, slices, within};
@@ -40,6 +42,10 @@ enum Manner {
     Refuses403,
     /// The version is not served.
     NoVersion,
+    /// Everybody may everything.
+    Open,
+    /// The same, and there is nothing but discovery.
+    OpenDiscovery,
 }
 
 /// TLS that asks for a certificate of portico's and does without one.
@@ -98,6 +104,7 @@ fn answer(request: &Request<Incoming>, name: &str, manner: Manner, known: bool) 
     match manner {
         Manner::Knows401 => return status(401, "Unauthorized"),
         Manner::Refuses403 => return status(403, "go away"),
+        Manner::Open | Manner::OpenDiscovery => {}
         _ if !is_master => {
             let text = format!("forbidden: User \"{user}\" cannot get path \"{path}\"");
             return status(403, &text);
@@ -106,8 +113,9 @@ fn answer(request: &Request<Incoming>, name: &str, manner: Manner, known: bool) 
     }
     let version = format!("/apis/{name}.example.com/v1");
     if path == version && manner != Manner::NoVersion {
+        let verbs = if manner == Manner::OpenDiscovery { vec!["get"] } else { vec!["get", "list"] };
         let things = json!({"name": "things", "singularName": "thing", "namespaced": true,
-                            "kind": "Thing", "verbs": ["get", "list"]});
+                            "kind": "Thing", "verbs": verbs});
         let body = json!({"kind": "APIResourceList", "apiVersion": "v1",
             "groupVersion": format!("{name}.example.com/v1"), "resources": [things]});
         (200, body)
@@ -290,6 +298,22 @@ async fn what_is_wrong_with_identities_is_named_with_its_remedy() {
 }
 
 #[tokio::test]
+async fn objects_that_anybody_may_list_are_a_fault_and_open_discovery_is_none() {
+    let open = backend("open", Manner::Open);
+    let discovery = backend("discovery", Manner::OpenDiscovery);
+    let rig = Setup::new()
+        .service("open", &[open.address])
+        .service("discovery", &[discovery.address])
+        .start()
+        .await;
+    let refuses_nobody = ["forged-identity", "NoAuthentication", "things?limit=1", "authenticate"];
+    check(&rig, "open", refuses_nobody).await;
+    let (status, subject) = examined(&rig, "discovery").await;
+    let hop = hop(&subject, "forged-identity");
+    assert_eq!((status, &hop["result"]), (Some(0), &json!("skipped")), "{subject:#}");
+}
+
+#[tokio::test]
 async fn one_endpoint_of_several_is_told_from_the_others() {
     let backend = backend("halves", Manner::Well);
     let dead = nobody();
@@ -301,6 +325,45 @@ async fn one_endpoint_of_several_is_told_from_the_others() {
     assert_eq!(tcp.len(), 2, "{subject:#}");
     let failed = tcp.iter().find(|hop| hop["result"] == "failed").unwrap();
     assert_eq!(failed["endpoints"], json!([dead.to_string()]));
+}
+
+/// The server that portico stands before, examined with portico's own credentials.
+async fn core_examined(rig: &Rig) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portico"));
+    command.args(["doctor", "--output=json", "--timeout=5s"]).stdin(Stdio::null());
+    for (flag, file) in [
+        ("--kubeconfig", "kubeconfig"),
+        ("--proxy-client-cert-file", "aggregator.crt"),
+        ("--proxy-client-key-file", "aggregator.key"),
+    ] {
+        command.arg(flag).arg(rig.path(file));
+    }
+    let running = tokio::task::spawn_blocking(move || command.output());
+    let output = within("the doctor's end", running).await.unwrap().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let found: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{stderr}"));
+    let subjects = found["subjects"].as_array().unwrap();
+    subjects.iter().find(|subject| subject["kind"] == "Server").unwrap().clone()
+}
+
+#[tokio::test]
+async fn the_way_to_the_core_is_said_as_portico_goes_it() {
+    for (manner, as_front_proxy, expected) in [
+        (CoreManner::Believes, true, ("ok", json!(null))),
+        (CoreManner::Refuses, false, ("failed", json!("FrontProxyNotTrusted"))),
+        (CoreManner::IgnoresGroups, false, ("failed", json!("GroupsIgnored"))),
+    ] {
+        let core = Core::start(manner);
+        let rig = core.portico(core.setup(&token())).await;
+        let mut client = rig.alice(Protocol::Http2).await;
+        let got = client.get("/api/v1/pods").await.json();
+        assert_eq!(told(&got, "headers", "x-remote-user") == ["alice"], as_front_proxy, "{got}");
+        let subject = core_examined(&rig).await;
+        let found = hop(&subject, "front-proxy");
+        let found = (found["result"].as_str().unwrap(), found["cause"].clone());
+        assert_eq!(found, expected, "{subject:#}");
+    }
 }
 
 #[tokio::test]

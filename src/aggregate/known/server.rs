@@ -1,18 +1,12 @@
 //! Who serves a version that an APIService registers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::model::discovery::policy::{Policy, WhileDown};
+use crate::model::api_service;
+use crate::model::discovery::policy::Policy;
 use crate::model::fault::Fault;
 use crate::model::routing_table::{Entry, OWN_GROUP, Route};
 use crate::upstream::{Backend, Upstream};
-
-/// Longer than any outage.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// While kube-apiserver is away, what it served stays known: nobody is to forget kinds that come back
-/// as they were.
-const OF_CORE: Policy = Policy { while_down: WhileDown::Hold(YEAR), legacy_from_backend: true };
 
 /// The server of one version.
 pub(super) struct Server {
@@ -40,7 +34,8 @@ impl Server {
         if entry.group.is_empty() || *entry.group == *OWN_GROUP {
             return None;
         }
-        let name = format!("{}.{}", entry.version, entry.group).into();
-        Some(Self { backend: Arc::clone(core), name, policy: OF_CORE, fault: None })
+        let name = api_service::name(&entry.group, &entry.version).into();
+        let policy = Policy::of_core();
+        Some(Self { backend: Arc::clone(core), name, policy, fault: None })
     }
 }

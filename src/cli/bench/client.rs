@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::cli::innermost;
 use crate::cli::target::Endpoint;
 use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 
@@ -219,13 +220,8 @@ impl Connection {
     }
 }
 
-fn broken(error: impl std::error::Error) -> Fault {
-    // The library's word for the layer says less than what is beneath it.
-    let mut last: &dyn std::error::Error = &error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    Fault::new("connection broke", last)
+fn broken(error: impl std::error::Error + 'static) -> Fault {
+    Fault::new("connection broke", innermost(&error))
 }
 
 async fn dial(endpoint: &Endpoint) -> Result<TcpStream, Fault> {

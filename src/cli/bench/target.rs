@@ -52,6 +52,7 @@ pub(super) struct VsFlags {
     #[arg(long, value_name = "PID", requires = "vs")]
     vs_pid: Option<u32>,
 }
+
 /// A server to be measured.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -94,6 +95,7 @@ impl VsFlags {
         Ok(Some(Target { api: target::Target::new(config)?, pid: self.vs_pid }))
     }
 }
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -1,17 +1,22 @@
 //! An API server, asked with a user's own credentials.
 
+use std::error::Error;
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
-use http::{HeaderName, Method, Request};
+use http::{HeaderName, HeaderValue, Method, Request};
 use http_body_util::{BodyExt as _, Limited};
 use kube::client::Body;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::facts::{Reply, Sought};
+use crate::cli::innermost;
 use crate::cli::target::Target;
+use crate::model::fault::{Fault, Hop};
+use crate::upstream::tls_hop;
 
 /// The longest answer that is read, in bytes: a list of 10,000 APIServices has 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -30,31 +35,33 @@ impl Api {
         Ok(Self { client: target.client()?, url: target.url.clone(), timeout })
     }
 
-    /// Sends one request and reads the answer whole; an error is what people are told.
+    /// Sends one request and reads the answer whole.
     pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
-        headers: &[(HeaderName, &str)],
+        headers: &[(HeaderName, HeaderValue)],
         body: Vec<u8>,
-    ) -> Result<Reply, String> {
+    ) -> Result<Reply, Fault> {
         let mut builder = Request::builder().method(method).uri(path);
         builder = builder.header(ACCEPT, "application/json").header(USER_AGENT, AGENT);
         if !body.is_empty() {
             builder = builder.header(CONTENT_TYPE, "application/json");
         }
         for (name, value) in headers {
-            builder = builder.header(name, *value);
+            builder = builder.header(name, value);
         }
-        let request = builder.body(Body::from(body)).map_err(|error| error.to_string())?;
+        let request = builder.body(Body::from(body));
+        let request = request.map_err(|error| Fault::new(Hop::ProtocolError, error.to_string()))?;
         let begun = Instant::now();
         let asking = async {
-            let response = self.client.send(request).await.map_err(|error| last(&error))?;
+            let response = self.client.send(request).await;
+            let response = response.map_err(|error| fault(&error))?;
             let (parts, body) = response.into_parts();
             let content_type = parts.headers.get(CONTENT_TYPE);
             let content_type = content_type.and_then(|value| value.to_str().ok());
             let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = collected.map_err(|error| last(&*error))?.to_bytes().to_vec();
+            let body = collected.map_err(|error| fault(&*error))?.to_bytes().to_vec();
             Ok(Reply {
                 status: parts.status.as_u16(),
                 content_type: content_type.unwrap_or_default().to_owned(),
@@ -62,15 +69,17 @@ impl Api {
                 took: begun.elapsed(),
             })
         };
-        match timeout(self.timeout, asking).await {
-            Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {:?} (--timeout)", self.timeout)),
-        }
+        let answer = timeout(self.timeout, asking).await;
+        answer.unwrap_or_else(|_elapsed| {
+            let text = format!("no answer within {:?} (--timeout)", self.timeout);
+            Err(Fault::new(Hop::Deadline, text))
+        })
     }
 
-    /// One GET.
+    /// One GET; an error is what people are told.
     pub(super) async fn get(&self, path: &str) -> Result<Reply, String> {
-        self.send(Method::GET, path, &[], Vec::new()).await
+        let answer = self.send(Method::GET, path, &[], Vec::new()).await;
+        answer.map_err(|fault| fault.detail.to_string())
     }
 
     /// One object or list.
@@ -102,11 +111,15 @@ impl Api {
     }
 }
 
-/// The innermost cause: the libraries' layers say less than what is beneath them.
-fn last(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
+/// What became of a connection, in the library's innermost words.
+pub(super) fn fault(error: &(dyn Error + 'static)) -> Fault {
+    let last = innermost(error);
+    let hop = match last.downcast_ref::<io::Error>() {
+        Some(error) => tls_hop(error).unwrap_or(Hop::BackendReset),
+        None => match error.downcast_ref::<hyper::Error>() {
+            Some(error) if error.is_parse() => Hop::ProtocolError,
+            _ => Hop::BackendReset,
+        },
+    };
+    Fault::new(hop, last.to_string())
 }

@@ -5,6 +5,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Name;
 
+use super::text::printable;
 use crate::model::expiry::days_left;
 use crate::tls::client_chain;
 
@@ -14,7 +15,7 @@ const NAMES_MAX: usize = 6;
 const FINGERPRINT_DIGITS: usize = 16;
 
 /// What a certificate says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Certificate {
     /// The subject, as `CN=…, O=…`.
     pub(super) subject: String,
@@ -30,8 +31,6 @@ pub(super) struct Certificate {
     pub(super) not_after: i64,
     /// SHA-256 of the certificate, in lower-case hexadecimal digits.
     pub(super) sha256: String,
-    /// An authority.
-    pub(super) is_ca: bool,
 }
 
 impl Certificate {
@@ -49,7 +48,6 @@ impl Certificate {
             not_before: parsed.validity().not_before.timestamp(),
             not_after: leaf.not_after,
             sha256: leaf.fingerprint,
-            is_ca: parsed.is_ca(),
         })
     }
 
@@ -112,11 +110,6 @@ fn name(name: &X509Name<'_>) -> String {
     if text.is_empty() { "(no name)".to_owned() } else { printable(&text) }
 }
 
-/// Certificates are others' texts, and go to a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
-}
-
 fn general_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some(printable(name)),
@@ -157,6 +150,6 @@ mod tests {
         assert!(leaf.validity(leaf.not_before - 1).starts_with("not valid before "));
         let ca = certificates("test", authority.certificate().as_bytes()).unwrap();
         let ca = Certificate::read(&ca[0]).unwrap();
-        assert!(ca.is_ca && ca.is_self_issued() && !leaf.is_self_issued());
+        assert!(ca.is_self_issued() && !leaf.is_self_issued());
     }
 }

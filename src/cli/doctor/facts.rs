@@ -8,8 +8,10 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
 use super::certificate::Certificate;
+use crate::model::api_service::available;
 use crate::model::endpoints::EndpointRouting;
 use crate::model::fault::{Fault, Hop, ServicePort};
+use crate::tls::cluster_trust::FrontProxies;
 
 /// Who asks for what an ordinary caller may not have.
 pub(super) const MARKER_USER: &str = "portico:doctor";
@@ -71,7 +73,7 @@ pub(super) struct Facts {
     /// By which extension servers know the aggregator; none when not given.
     pub(super) identity: Option<Identity>,
     /// Whom extension servers of this cluster let pass as front proxies.
-    pub(super) trust: Sought<ClusterTrust>,
+    pub(super) trust: Sought<TrustFacts>,
     /// The same read through the aggregator; none without one.
     pub(super) proxied: Option<Proxied>,
     /// Unix seconds.
@@ -87,6 +89,11 @@ impl Facts {
     /// The version; empty for none.
     pub(super) fn version(&self) -> &str {
         self.object.as_ref().and_then(|it| it.spec.as_ref()?.version.as_deref()).unwrap_or_default()
+    }
+
+    /// `/apis/<group>/<version>`.
+    pub(super) fn path(&self) -> String {
+        format!("/apis/{}/{}", self.group(), self.version())
     }
 
     /// The certificates of the caBundle as they were written; empty for none.
@@ -105,9 +112,7 @@ impl Facts {
 
     /// Status, reason and message of the condition `Available`.
     pub(super) fn available(&self) -> Option<(&str, &str, &str)> {
-        let status = self.object.as_ref()?.status.as_ref()?;
-        let mut conditions = status.conditions.iter().flatten();
-        let found = conditions.find(|one| one.type_ == crate::model::availability::AVAILABLE)?;
+        let found = available(self.object.as_ref()?)?;
         let reason = found.reason.as_deref().unwrap_or_default();
         Some((&found.status, reason, found.message.as_deref().unwrap_or_default()))
     }
@@ -120,26 +125,19 @@ pub(super) struct Identity {
     pub(super) file: String,
     /// The leaf first.
     pub(super) chain: Vec<Certificate>,
-    /// Whether the authorities of [`ClusterTrust`] vouch for it, as they would for a client; none
-    /// when they are not known.
-    pub(super) vouched: Option<Result<(), String>>,
 }
 
-/// The config map `kube-system/extension-apiserver-authentication`.
+/// The ConfigMap `kube-system/extension-apiserver-authentication`, as extension servers read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct ClusterTrust {
-    /// `requestheader-client-ca-file`, as written; empty for none.
-    pub(super) request_header_ca: String,
-    /// The certificates in it.
+pub(super) struct TrustFacts {
+    /// The certificates of `requestheader-client-ca-file`.
     pub(super) authorities: Vec<Certificate>,
-    /// `requestheader-allowed-names`; empty lets every name pass.
-    pub(super) allowed_names: Vec<String>,
-    /// `requestheader-username-headers`.
-    pub(super) username_headers: Vec<String>,
-    /// `requestheader-group-headers`.
-    pub(super) group_headers: Vec<String>,
-    /// `requestheader-uid-headers`.
-    pub(super) uid_headers: Vec<String>,
+    /// Whether they vouch for the proxy-client pair; none where there is no pair.
+    pub(super) vouched: Option<Result<(), String>>,
+    /// The lists; empty when one of them is broken.
+    pub(super) front_proxies: FrontProxies,
+    /// What of it is broken.
+    pub(super) faults: Vec<String>,
 }
 
 /// One address behind the Service.
@@ -281,6 +279,8 @@ pub(super) struct AsProxy {
 pub(super) struct Forgery {
     /// The first path that anonymous callers are refused at, or the last one tried.
     pub(super) path: String,
+    /// That path is a list of objects, which are nobody's business.
+    pub(super) is_list: bool,
     /// As nobody.
     pub(super) anonymous: Answer,
     /// As a master, so the headers say; none when nobody is refused.

@@ -1,14 +1,15 @@
 //! Asks the API server whom it takes us for, and what we may.
 
-use http::{HeaderName, Method};
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::decide::front::{FrontFacts, MARKER_EXTRA, MARKER_UID, Refusal, Seen};
-use super::facts::{ClusterTrust, Identity, MARKER_GROUP, MARKER_USER, Reply, Sought};
+use super::decide::front::{FrontFacts, Refusal};
+use super::facts::{Identity, Reply, Sought, TrustFacts};
+use crate::auth::Caller;
+use crate::model::review::front_proxy::{Disbelief, PATH, QUESTION, Verdict, judge, marker};
 use crate::tls;
 
-const REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
 const ACCESS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
 /// What impersonation takes: group, resource, subresource.
@@ -25,9 +26,9 @@ pub(super) async fn facts(
     api: &Api,
     by_pair: Option<&Api>,
     identity: Option<Identity>,
-    trust: Sought<ClusterTrust>,
+    trust: Sought<TrustFacts>,
 ) -> FrontFacts {
-    let own = who(api, &[]).await;
+    let own = own(api).await;
     let mut facts = FrontFacts {
         version: String::new(),
         own,
@@ -42,13 +43,7 @@ pub(super) async fn facts(
     }
     facts.version = version(api).await;
     if let Some(by_pair) = by_pair {
-        let claim = [
-            (HeaderName::from_static("x-remote-user"), MARKER_USER),
-            (HeaderName::from_static("x-remote-uid"), MARKER_UID),
-            (HeaderName::from_static("x-remote-group"), MARKER_GROUP),
-            (HeaderName::from_static("x-remote-extra-portico-doctor"), MARKER_EXTRA),
-        ];
-        facts.as_proxy = Some(who(by_pair, &claim).await);
+        facts.as_proxy = Some(as_proxy(by_pair).await);
     }
     for (group, resource, subresource) in RIGHTS {
         facts.rights.push((resource, may_impersonate(api, group, resource, subresource).await));
@@ -63,27 +58,33 @@ async fn version(api: &Api) -> String {
     version.unwrap_or_default().to_owned()
 }
 
-async fn who(api: &Api, headers: &[(HeaderName, &str)]) -> Result<Seen, Refusal> {
-    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let answer = api.send(Method::POST, REVIEW, headers, review.to_string().into()).await;
-    let reply = answer.map_err(|message| Refusal { status: None, message })?;
+/// Who we are by our own credentials.
+async fn own(api: &Api) -> Result<String, Refusal> {
+    let answer = api.send(Method::POST, PATH, &[], QUESTION.to_vec()).await;
+    let reply =
+        answer.map_err(|fault| Refusal { status: None, message: fault.detail.to_string() })?;
     if !reply.is_success() {
         return Err(Refusal { status: Some(reply.status), message: reply.message() });
     }
     let answer: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
-    let field = |name: &str| answer.pointer(&format!("/status/userInfo/{name}"));
-    let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let texts = |value: &Value| -> Vec<String> {
-        let all = value.as_array().into_iter().flatten();
-        all.filter_map(|one| one.as_str().map(str::to_owned)).collect()
-    };
-    let extra = field("extra").and_then(Value::as_object);
-    Ok(Seen {
-        name: text("username"),
-        uid: text("uid"),
-        groups: field("groups").map(texts).unwrap_or_default(),
-        extra: extra.into_iter().flat_map(|extra| extra.values().flat_map(texts)).collect(),
-    })
+    let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str);
+    Ok(name.unwrap_or_default().to_owned())
+}
+
+/// Asks as `portico run` does, and judges the answer so, too.
+async fn as_proxy(by_pair: &Api) -> Result<Verdict, String> {
+    let marker = marker(&format!("{:032x}", fastrand::u128(..)));
+    let headers = Caller::new(marker.clone())?.headers;
+    match by_pair.send(Method::POST, PATH, &headers, QUESTION.to_vec()).await {
+        Ok(reply) => {
+            let code = StatusCode::from_u16(reply.status).map_err(|error| error.to_string())?;
+            Ok(judge(code, &reply.body, &marker))
+        }
+        Err(fault) => match Disbelief::of(fault.hop) {
+            Some(disbelief) => Ok(Verdict::Refused(disbelief)),
+            None => Err(fault.detail.to_string()),
+        },
+    }
 }
 
 async fn may_impersonate(
@@ -96,7 +97,8 @@ async fn may_impersonate(
                             "verb": "impersonate"});
     let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
                         "spec": {"resourceAttributes": attributes}});
-    let reply = api.send(Method::POST, ACCESS, &[], review.to_string().into()).await?;
+    let answer = api.send(Method::POST, ACCESS, &[], review.to_string().into()).await;
+    let reply = answer.map_err(|fault| fault.detail.to_string())?;
     if !reply.is_success() {
         return Err(format!("{ACCESS} is answered with {}: {}", reply.status, reply.message()));
     }

@@ -23,17 +23,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use rustls::pki_types::UnixTime;
 
 use super::target;
 use crate::config;
 use crate::model::api_service::available_cell;
 use crate::model::endpoints::EndpointRouting;
-use crate::tls::client_chain::ClientAuthority;
-use crate::tls::{self, KeyPair};
+use crate::tls;
 use api::Api;
 use certificate::Certificate;
-use facts::{ClusterTrust, Identity, Sought};
+use facts::Identity;
 use finding::{Kind, Outcome, Report};
 use probe::Prober;
 use source::Source;
@@ -120,9 +118,11 @@ async fn examine(flags: &Flags) -> anyhow::Result<Outcome> {
         (None, Some(api)) => Source::Api(api),
         (None, None) => anyhow::bail!("--kubeconfig, --server or --manifests is needed"),
     };
-    let trust = source::cluster_trust(api.as_ref()).await;
-    let file = files.map(|(cert, _)| cert.display().to_string());
-    let identity = pair.as_ref().map(|pair| identity(pair, file.unwrap_or_default(), &trust));
+    let trust = source::cluster_trust(api.as_ref(), pair.as_ref()).await;
+    let identity = pair.as_ref().zip(files).map(|(pair, (cert, _))| Identity {
+        file: cert.display().to_string(),
+        chain: Certificate::read_all(&pair.chain),
+    });
     let objects = source.api_services().await.context("APIServices cannot be read")?;
     let routing = if flags.enable_aggregator_routing {
         EndpointRouting::Endpoints
@@ -189,16 +189,4 @@ fn similar(name: &str, objects: &[APIService]) -> Vec<String> {
         if begins(name) || begins(after_version) { object.metadata.name.clone() } else { None }
     });
     alike.take(SIMILAR_MAX).collect()
-}
-
-/// What is to be said of the pair.
-fn identity(pair: &KeyPair, file: String, trust: &Sought<ClusterTrust>) -> Identity {
-    let place = "requestheader-client-ca-file";
-    let vouched = trust.found().map(|trust| {
-        let authorities = tls::certificates(place, trust.request_header_ca.as_bytes());
-        let authority = authorities.and_then(|all| ClientAuthority::new(place, all));
-        let authority = authority.map_err(|error| error.to_string())?;
-        authority.verify(&pair.chain, UnixTime::now()).map_err(|error| error.to_string())
-    });
-    Identity { file, chain: Certificate::read_all(&pair.chain), vouched }
 }

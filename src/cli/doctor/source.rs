@@ -1,24 +1,26 @@
 //! Where the objects are from: an API server, or a directory of manifests.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use rustls::pki_types::UnixTime;
 use serde::Deserialize;
 
 use super::api::Api;
 use super::certificate::Certificate;
-use super::facts::{ClusterTrust, Sought};
+use super::facts::{Sought, TrustFacts};
 use crate::control::manifests::Manifests;
 use crate::model::endpoints::{SERVICE_NAME_LABEL, service_name_of, slices_of};
 use crate::model::fault::ServicePort;
 use crate::store::{Key, Kind, Object, Store};
-use crate::tls;
+use crate::tls::cluster_trust::{self, ClusterTrust};
+use crate::tls::{KeyPair, certificates};
 
 const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
-const TRUST: &str = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
 
 /// The objects.
 pub(super) enum Source<'a> {
@@ -82,9 +84,9 @@ impl Source<'_> {
                 let found = api.read(&path).await;
                 // Portico's own API has no Services; one that is gone is told by its Status.
                 if matches!(found, Sought::Missing)
-                    && !matches!(
+                    && matches!(
                         api.read::<List<Service>>("/api/v1/services?limit=1").await,
-                        Sought::Found(_) | Sought::Unknown(_)
+                        Sought::Missing
                     )
                 {
                     return Sought::Unknown(NO_SERVICES.to_owned());
@@ -141,50 +143,93 @@ fn stored_slices(store: &Store, wanted: &ServicePort) -> Vec<EndpointSlice> {
 }
 
 /// Whom extension servers of the cluster believe, as the cluster tells them.
-pub(super) async fn cluster_trust(api: Option<&Api>) -> Sought<ClusterTrust> {
+pub(super) async fn cluster_trust(api: Option<&Api>, pair: Option<&KeyPair>) -> Sought<TrustFacts> {
     let Some(api) = api else { return Sought::Unknown("no API server is named".to_owned()) };
-    match api.read::<ConfigMap>(TRUST).await {
-        Sought::Found(map) => Sought::Found(trust_of(&map)),
+    let (namespace, name) = (cluster_trust::NAMESPACE, cluster_trust::NAME);
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
+    match api.read::<ConfigMap>(&path).await {
+        Sought::Found(map) => Sought::Found(trust_of(&map, pair, UnixTime::now())),
         Sought::Missing => Sought::Missing,
         Sought::Unknown(why) => Sought::Unknown(why),
     }
 }
 
-fn trust_of(map: &ConfigMap) -> ClusterTrust {
-    let text = |key: &str| -> String {
-        map.data.as_ref().and_then(|data| data.get(key)).cloned().unwrap_or_default()
-    };
-    let list = |key: &str| serde_json::from_str(&text(key)).unwrap_or_default();
-    let request_header_ca = text("requestheader-client-ca-file");
-    let authorities =
-        tls::certificates("requestheader-client-ca-file", request_header_ca.as_bytes());
-    ClusterTrust {
-        authorities: authorities.map(|all| Certificate::read_all(&all)).unwrap_or_default(),
-        request_header_ca,
-        allowed_names: list("requestheader-allowed-names"),
-        username_headers: list("requestheader-username-headers"),
-        group_headers: list("requestheader-group-headers"),
-        uid_headers: list("requestheader-uid-headers"),
+fn trust_of(map: &ConfigMap, pair: Option<&KeyPair>, now: UnixTime) -> TrustFacts {
+    let nothing = BTreeMap::new();
+    let data = map.data.as_ref().unwrap_or(&nothing);
+    let (trust, faults) = ClusterTrust::default().read(data, &[], now);
+    let published = trust.request_header.as_ref();
+    let vouched = pair.map(|pair| {
+        let authorities = published.ok_or_else(|| "there is none".to_owned())?;
+        authorities.authority.verify(&pair.chain, now).map_err(|error| error.to_string())
+    });
+    // They were read before, so that nothing is lost here.
+    let listed = published.and_then(|it| certificates(cluster_trust::NAME, it.pem.as_bytes()).ok());
+    TrustFacts {
+        authorities: listed.map(|all| Certificate::read_all(&all)).unwrap_or_default(),
+        vouched,
+        front_proxies: trust.front_proxies,
+        faults: faults.iter().map(ToString::to_string).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::pki::Authority;
+    use crate::tls::pki::{Authority, Purpose};
+
+    fn read(data: &serde_json::Value, pair: Option<&KeyPair>) -> TrustFacts {
+        let map = serde_json::from_value(serde_json::json!({ "data": data })).unwrap();
+        trust_of(&map, pair, UnixTime::now())
+    }
 
     #[test]
     fn the_configmap_is_read_as_extension_servers_read_it() {
-        let pem = Authority::new("ca").unwrap().certificate();
-        let data = serde_json::json!({"data": {
-            "requestheader-client-ca-file": pem,
+        let authority = Authority::new("ca").unwrap();
+        let pair = authority.sign("proxy", Purpose::Client(&[])).unwrap().key_pair().unwrap();
+        let mut data = serde_json::json!({
+            "requestheader-client-ca-file": authority.certificate(),
             "requestheader-allowed-names": "[\"front-proxy\"]",
             "requestheader-username-headers": "[\"X-Remote-User\"]",
-        }});
-        let trust = trust_of(&serde_json::from_value(data).unwrap());
-        assert_eq!(trust.authorities.len(), 1);
-        assert_eq!(trust.allowed_names, ["front-proxy"]);
-        assert!(trust.uid_headers.is_empty());
-        assert_eq!(trust_of(&ConfigMap::default()), ClusterTrust::default());
+            "requestheader-uid-headers": "",
+        });
+        let trust = read(&data, Some(&pair));
+        assert_eq!((trust.authorities.len(), trust.vouched), (1, Some(Ok(()))));
+        assert_eq!(trust.front_proxies.allowed_names, ["front-proxy"]);
+        assert!(trust.front_proxies.uid_headers.is_empty() && trust.faults.is_empty());
+        let other = Authority::new("other").unwrap().certificate();
+        data["requestheader-client-ca-file"] = other.into();
+        assert!(read(&data, Some(&pair)).vouched.unwrap().unwrap_err().contains("UnknownIssuer"));
+        assert_eq!(read(&data, None).vouched, None);
+        assert_eq!(read(&serde_json::Value::Null, None), TrustFacts::default());
+    }
+
+    #[test]
+    fn what_is_broken_in_the_configmap_is_named_and_never_taken_for_empty() {
+        let pem = Authority::new("ca").unwrap().certificate();
+        let names = "requestheader-allowed-names";
+        let usernames = "[\"X-Remote-User\"]";
+        for (data, key) in [
+            (
+                serde_json::json!({
+                    "requestheader-client-ca-file": pem,
+                    "requestheader-username-headers": usernames,
+                    names: "front-proxy",
+                }),
+                names,
+            ),
+            (
+                serde_json::json!({
+                    "requestheader-client-ca-file": "MIIB",
+                    "requestheader-username-headers": usernames,
+                }),
+                "requestheader-client-ca-file",
+            ),
+        ] {
+            let trust = read(&data, None);
+            assert!(trust.faults.len() == 1 && trust.faults[0].contains(key), "{trust:?}");
+            assert_eq!(trust.authorities.is_empty(), key != names);
+            assert_eq!(trust.front_proxies.username_headers.is_empty(), key == names);
+        }
     }
 }

@@ -114,7 +114,7 @@ fn push(out: &mut String, text: &str, at: usize, indent: usize) {
 }
 
 /// What others wrote goes to a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|it| if it.is_control() { '\u{fffd}' } else { it }).collect()
 }
 

@@ -19,6 +19,8 @@ pub const LEGACY_DISCOVERY: &str = "portico.dev/legacy-discovery";
 /// How long `hold` holds when [`HOLD_FOR`] is not there.
 pub const HOLD_FOR_DEFAULT: Duration = Duration::from_secs(60 * 60);
 
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What one APIService's annotations say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -54,6 +56,12 @@ pub struct AnnotationError {
 }
 
 impl Policy {
+    /// That of kube-apiserver's own versions: while it is away, what it served stays known, longer than
+    /// any outage. Nobody is to forget kinds that come back as they were.
+    pub const fn of_core() -> Self {
+        Self { while_down: WhileDown::Hold(YEAR), legacy_from_backend: true }
+    }
+
     /// Reads an APIService's annotations.
     pub fn read(annotations: &BTreeMap<String, String>) -> (Self, Vec<AnnotationError>) {
         let mut errors = Vec::new();

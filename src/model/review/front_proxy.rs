@@ -5,6 +5,7 @@ use http::StatusCode;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
+use crate::model::fault::Hop;
 use crate::model::user::{GROUP_AUTHENTICATED, User};
 
 /// Where the question goes.
@@ -25,9 +26,36 @@ pub enum Verdict {
         uid: Option<bool>,
     },
     /// They are not, for this reason.
-    Refused(String),
+    Refused(Disbelief),
     /// The answer tells nothing.
     Unclear(String),
+}
+
+/// Why front-proxy headers are not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Disbelief {
+    /// The handshake ends with the certificate.
+    #[error("it refuses the proxy-client certificate")]
+    Certificate,
+    /// Nobody is known by the certificate.
+    #[error("it does not believe the proxy-client certificate to be a front proxy's")]
+    Unknown,
+    /// The certificate is its owner's, who has this name.
+    #[error("it took the proxy-client certificate for {0:?} and not for a front proxy's")]
+    Owner(String),
+    /// The user is believed and the groups are not.
+    #[error("it does not believe X-Remote-Group")]
+    Groups,
+    /// The user is believed and the extra is not.
+    #[error("it does not believe X-Remote-Extra-*")]
+    Extra,
+}
+
+impl Disbelief {
+    /// What is said by a connection that failed so, if anything.
+    pub fn of(hop: Hop) -> Option<Self> {
+        (hop == Hop::ClientCertificateRefused).then_some(Self::Certificate)
+    }
 }
 
 /// A user whom only `unique` tells from others of the kind: letters, digits and dashes.
@@ -52,24 +80,20 @@ pub fn judge(code: StatusCode, body: &[u8], marker: &User) -> Verdict {
             };
             let name = user.username.unwrap_or_default();
             if name != marker.name {
-                return Verdict::Refused(format!(
-                    "it took the proxy-client certificate for {name:?} and not for a front proxy's"
-                ));
+                return Verdict::Refused(Disbelief::Owner(name));
             }
             // Everybody is in one group anyway, which says nothing.
             let groups = user.groups.unwrap_or_default();
             if !marker.groups.iter().all(|group| groups.contains(group)) {
-                return Verdict::Refused("it does not believe X-Remote-Group".to_owned());
+                return Verdict::Refused(Disbelief::Groups);
             }
             let extra = user.extra.unwrap_or_default();
             if extra.get(EXTRA_KEY) != marker.extra.get(EXTRA_KEY) {
-                return Verdict::Refused("it does not believe X-Remote-Extra-*".to_owned());
+                return Verdict::Refused(Disbelief::Extra);
             }
             Verdict::Believed { uid: Some(user.uid.as_deref() == Some(&marker.uid)) }
         }
-        StatusCode::UNAUTHORIZED => Verdict::Refused(
-            "it does not believe the proxy-client certificate to be a front proxy's".to_owned(),
-        ),
+        StatusCode::UNAUTHORIZED => Verdict::Refused(Disbelief::Unknown),
         // Nobody but the marker is told so; it may only not ask who it is.
         StatusCode::FORBIDDEN => {
             let status: Result<Status, _> = serde_json::from_slice(body);
@@ -126,16 +150,15 @@ mod tests {
         let all = [GROUP_AUTHENTICATED.to_owned()];
         let no_groups =
             |marker: &User| review(&marker.name, &marker.uid, &all, &json!(marker.extra));
-        check(201, no_groups, &Verdict::Refused("it does not believe X-Remote-Group".to_owned()));
+        check(201, no_groups, &Verdict::Refused(Disbelief::Groups));
         let no_extra =
             |marker: &User| review(&marker.name, &marker.uid, &marker.groups, &json!({}));
-        check(201, no_extra, &Verdict::Refused("it does not believe X-Remote-Extra-*".to_owned()));
+        check(201, no_extra, &Verdict::Refused(Disbelief::Extra));
         let other = |_: &User| review("aggregator", "", &all, &json!({}));
-        let reason = "it took the proxy-client certificate for \"aggregator\" and not for a front \
-                      proxy's";
-        check(201, other, &Verdict::Refused(reason.to_owned()));
-        let reason = "it does not believe the proxy-client certificate to be a front proxy's";
-        check(401, |_| json!({ "kind": "Status" }), &Verdict::Refused(reason.to_owned()));
+        check(201, other, &Verdict::Refused(Disbelief::Owner("aggregator".to_owned())));
+        check(401, |_| json!({ "kind": "Status" }), &Verdict::Refused(Disbelief::Unknown));
+        assert_eq!(Disbelief::of(Hop::ClientCertificateRefused), Some(Disbelief::Certificate));
+        assert_eq!(Disbelief::of(Hop::ConnectRefused), None);
     }
 
     #[test]

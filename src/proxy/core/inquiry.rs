@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::{Core, RemoteRoute, Standing, UpstreamIdentity};
 use crate::auth::{Caller, Trust};
 use crate::model::fault::{Fault, Hop};
-use crate::model::review::front_proxy::{PATH, QUESTION, Verdict, judge, marker};
+use crate::model::review::front_proxy::{Disbelief, PATH, QUESTION, Verdict, judge, marker};
 use crate::model::user::User;
 use crate::runtime::snapshot::{Publisher, View, replaced};
 use crate::upstream::{self, ApiServer, Pool, Upstream};
@@ -119,12 +119,12 @@ impl Inquiry {
         let asking = self.server.post_over(pool, front_proxy, PATH, review, (&headers, TIMEOUT));
         let verdict = match asking.await {
             Ok((code, body)) => judge(code, &body, &marker),
-            Err(fault) if fault.hop == Hop::ClientCertificateRefused => {
-                Verdict::Refused("it refuses the proxy-client certificate".to_owned())
-            }
             Err(fault) => {
-                self.unknown(fault);
-                return Duration::ZERO;
+                let Some(reason) = Disbelief::of(fault.hop) else {
+                    self.unknown(fault);
+                    return Duration::ZERO;
+                };
+                Verdict::Refused(reason)
             }
         };
         match verdict {
@@ -139,7 +139,7 @@ impl Inquiry {
                 LOOK_INTERVAL
             }
             Verdict::Refused(reason) => {
-                self.decide(Standing::Impersonate, &reason);
+                self.decide(Standing::Impersonate, &reason.to_string());
                 LOOK_INTERVAL
             }
             Verdict::Unclear(answer) => {

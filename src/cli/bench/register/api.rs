@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{LABEL, LABEL_VALUE, api_services, metadata};
 use crate::cli::bench::fleet::{Fleet, Server};
+use crate::model::api_service::available;
 
 /// Requests under way at a time.
 const IN_FLIGHT_MAX: usize = 16;
@@ -81,9 +82,7 @@ pub(super) async fn clean_up(client: &Client) -> anyhow::Result<usize> {
 pub(super) async fn unavailable(client: &Client) -> anyhow::Result<Option<String>> {
     let api_services = labelled::<APIService>(&Api::all(client.clone())).await?;
     let why = api_services.iter().find_map(|object| {
-        let conditions = object.status.as_ref()?.conditions.as_ref()?;
-        let is_down = |type_: &str, status: &str| type_ == "Available" && status != "True";
-        let down = conditions.iter().find(|it| is_down(&it.type_, &it.status))?;
+        let down = available(object).filter(|condition| condition.status != "True")?;
         let [reason, message] =
             [&down.reason, &down.message].map(|text| text.as_deref().unwrap_or("no word"));
         Some(format!("{} is not available: {reason}: {message}", object.name_any()))

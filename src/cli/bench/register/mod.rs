@@ -17,6 +17,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::{
 };
 
 use super::fleet::{Fleet, Server};
+use crate::model::api_service;
 
 /// The label of all that a benchmark registers.
 pub const LABEL: &str = "portico.dev/bench";
@@ -103,7 +104,7 @@ fn api_services(fleet: &Fleet, server: &Server, port: i32) -> Vec<APIService> {
     versions
         .zip(priorities)
         .map(|(version, version_priority)| APIService {
-            metadata: metadata(format!("{version}.{}", server.group())),
+            metadata: metadata(api_service::name(server.group(), &version)),
             spec: Some(APIServiceSpec {
                 ca_bundle: Some(ByteString(fleet.ca_bundle().as_bytes().to_vec())),
                 group: Some(server.group().to_owned()),

@@ -2,7 +2,7 @@
 
 use crate::cli::doctor::certificate::Certificate;
 use crate::cli::doctor::facts::{
-    Answer, AsProxy, ClusterTrust, EndpointFacts, Facts, Identity, Sought, TlsFacts,
+    Answer, AsProxy, EndpointFacts, Facts, Identity, Sought, TlsFacts, TrustFacts,
 };
 use crate::cli::doctor::finding::{Finding, Outcome, Step};
 use crate::model::expiry::nearness;
@@ -26,6 +26,10 @@ const READER: &str = "Let the backend read the ConfigMap kube-system/\
     extension-apiserver-authentication: bind its service account to the Role \
     extension-apiserver-authentication-reader in kube-system; or give it \
     `--requestheader-client-ca-file`.";
+
+/// The remedy when the ConfigMap is broken: kube-apiserver leaves such a one alone.
+pub(super) const REPAIR: &str = "Correct the ConfigMap kube-system/\
+    extension-apiserver-authentication, or delete it: kube-apiserver then writes it anew.";
 
 pub(super) fn decide(facts: &Facts, endpoint: &EndpointFacts) -> Finding {
     let (Some(identity), Some(leaf)) = (&facts.identity, leaf(facts)) else {
@@ -150,11 +154,7 @@ fn why_refused(facts: &Facts) -> String {
 }
 
 /// The same of any pair.
-pub(super) fn why_of(
-    identity: Option<&Identity>,
-    trust: &Sought<ClusterTrust>,
-    now: i64,
-) -> String {
+pub(super) fn why_of(identity: Option<&Identity>, trust: &Sought<TrustFacts>, now: i64) -> String {
     let Some(identity) = identity else { return String::new() };
     let name = identity.chain.first().map_or("", |leaf| leaf.common_name.as_str());
     let Some(trust) = trust.found() else {
@@ -162,22 +162,36 @@ pub(super) fn why_of(
             "It has another authority for front proxies, or its allowed names lack \"{name}\"."
         );
     };
-    if let Some(Err(error)) = &identity.vouched {
+    let why = why_listed(name, trust, now);
+    if trust.faults.is_empty() { why } else { format!("{why} {}", broken(trust)) }
+}
+
+/// What of the ConfigMap is broken, in a sentence.
+pub(super) fn broken(trust: &TrustFacts) -> String {
+    format!("Broken in the ConfigMap: {}.", trust.faults.join("; "))
+}
+
+fn why_listed(name: &str, trust: &TrustFacts, now: i64) -> String {
+    if let Some(Err(error)) = &trust.vouched {
         let authorities: Vec<String> = trust
             .authorities
             .iter()
             .take(AUTHORITIES_MAX)
             .map(|one| one.as_authority(now))
             .collect();
-        let listed =
-            if authorities.is_empty() { "none".to_owned() } else { authorities.join("; ") };
+        if authorities.is_empty() {
+            return "The ConfigMap extension-apiserver-authentication names no authority of front \
+                    proxies."
+                .to_owned();
+        }
         return format!(
             "No authority in the ConfigMap extension-apiserver-authentication vouches for it \
-             ({error}); there are: {listed}."
+             ({error}); there are: {}.",
+            authorities.join("; ")
         );
     }
     if !allowed(trust, name) {
-        let names = trust.allowed_names.join(", ");
+        let names = trust.front_proxies.allowed_names.join(", ");
         return format!(
             "Its common name \"{name}\" is not among requestheader-allowed-names: {names}."
         );
@@ -187,17 +201,12 @@ pub(super) fn why_of(
         .to_owned()
 }
 
-fn change_refused(facts: &Facts) -> &'static str {
-    change_of(facts.identity.as_ref(), &facts.trust)
-}
-
 /// The remedy that fits.
-pub(super) fn change_of(identity: Option<&Identity>, trust: &Sought<ClusterTrust>) -> &'static str {
-    let leaf = identity.and_then(|identity| identity.chain.first());
-    let name = leaf.map_or("", |leaf| leaf.common_name.as_str());
-    let vouched = identity.and_then(|identity| identity.vouched.as_ref());
-    match trust.found() {
-        Some(trust) if vouched.is_some_and(Result::is_ok) && !allowed(trust, name) => {
+fn change_refused(facts: &Facts) -> &'static str {
+    let name = leaf(facts).map_or("", |leaf| leaf.common_name.as_str());
+    match facts.trust.found() {
+        Some(trust) if !trust.faults.is_empty() => REPAIR,
+        Some(trust) if matches!(trust.vouched, Some(Ok(()))) && !allowed(trust, name) => {
             "Use a certificate of an allowed common name, or add this one to \
              `--requestheader-allowed-names`."
         }
@@ -207,8 +216,9 @@ pub(super) fn change_of(identity: Option<&Identity>, trust: &Sought<ClusterTrust
 }
 
 /// Whether a front proxy may be called so; an empty list lets everybody pass.
-pub(super) fn allowed(trust: &ClusterTrust, common_name: &str) -> bool {
-    trust.allowed_names.is_empty() || trust.allowed_names.iter().any(|name| name == common_name)
+pub(super) fn allowed(trust: &TrustFacts, common_name: &str) -> bool {
+    let names = &trust.front_proxies.allowed_names;
+    names.is_empty() || names.iter().any(|name| name == common_name)
 }
 
 fn accepted(facts: &Facts, identity: &Identity) -> Finding {
@@ -236,6 +246,7 @@ mod tests {
     };
     use super::*;
     use crate::cli::doctor::finding::Outcome;
+    use crate::tls::cluster_trust::FrontProxies;
 
     #[track_caller]
     fn check(facts: &Facts, outcome: Outcome, cause: Option<&str>, words: &str) {
@@ -254,11 +265,12 @@ mod tests {
 
     fn trusting(vouched: Result<(), String>, names: &[&str]) -> Facts {
         let mut facts = answered(unauthorized);
-        facts.identity.as_mut().unwrap().vouched = Some(vouched);
-        facts.trust = Sought::Found(ClusterTrust {
+        let allowed_names = names.iter().map(|&name| name.to_owned()).collect();
+        facts.trust = Sought::Found(TrustFacts {
             authorities: vec![certificate("cluster-ca", "cluster-ca", &[])],
-            allowed_names: names.iter().map(|&name| name.to_owned()).collect(),
-            ..ClusterTrust::default()
+            vouched: Some(vouched),
+            front_proxies: FrontProxies { allowed_names, ..FrontProxies::default() },
+            faults: Vec::new(),
         });
         facts
     }
@@ -292,8 +304,12 @@ mod tests {
         let misnamed = trusting(Ok(()), &["aggregator"]);
         check(&misnamed, Outcome::Failed, refused, "allowed-names: aggregator");
         check(&misnamed, Outcome::Failed, refused, "add this one to");
-        let elsewhere = trusting(Ok(()), &["front-proxy"]);
+        let mut elsewhere = trusting(Ok(()), &["front-proxy"]);
         check(&elsewhere, Outcome::Failed, refused, "has another authority");
+        let Sought::Found(trust) = &mut elsewhere.trust else { panic!("{:?}", elsewhere.trust) };
+        trust.faults.push("names: no list".to_owned());
+        check(&elsewhere, Outcome::Failed, refused, "Broken in the ConfigMap: names: no list.");
+        check(&elsewhere, Outcome::Failed, refused, "or delete it");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) fn decide(facts: &Facts, service: &ServicePort, endpoint: &EndpointFa
         Ok(asked) => asked,
         Err(finding) => return *finding,
     };
-    let path = format!("/apis/{}/{}", facts.group(), facts.version());
+    let path = facts.path();
     let reply = match &asked.legacy {
         Ok(reply) => reply,
         Err(fault) => return Finding::fault(STEP, fault.hop, service).why(&*fault.detail),

@@ -1,7 +1,7 @@
 //! X-Remote-*: believed from the aggregator, and from nobody else.
 
 use super::certificate;
-use crate::cli::doctor::facts::{Answer, EndpointFacts, Facts, MARKER_USER, PROBE_PATH};
+use crate::cli::doctor::facts::{Answer, EndpointFacts, Facts, MARKER_USER};
 use crate::cli::doctor::finding::{Finding, Step};
 use crate::model::fault::Hop;
 
@@ -97,7 +97,8 @@ pub(super) fn forged(endpoint: &EndpointFacts) -> Finding {
                 None => Finding::skipped(STEP, "cannot be told: the backend did not answer that"),
             }
         }
-        None if anonymous.is_success() && path != PROBE_PATH => {
+        // Discovery may be open to all; objects may not.
+        None if anonymous.is_success() && forgery.is_list => {
             let text = format!("NOBODY IS REFUSED: {path} is answered to anonymous callers");
             Finding::failed(STEP, "NoAuthentication", text)
                 .why("Who can connect to the backend needs no identity at all.")
@@ -135,7 +136,7 @@ fn got_in(answer: &Answer) -> Option<bool> {
 mod tests {
     use super::super::samples::{facts, forbidden, not_found, status, unauthorized};
     use super::*;
-    use crate::cli::doctor::facts::Forgery;
+    use crate::cli::doctor::facts::{Forgery, PROBE_PATH};
     use crate::cli::doctor::finding::Outcome;
     use crate::model::fault::Fault;
 
@@ -178,9 +179,12 @@ mod tests {
         check(&honoured(&none, &none.endpoints[0]), Outcome::Skipped, None, "--proxy-client");
     }
 
+    const LIST: &str = "/apis/things.example.com/v1/things";
+
     fn without(path: &str, anonymous: Answer, forged: Option<Answer>) -> Finding {
         let mut endpoint = super::super::samples::endpoint();
-        let forgery = Forgery { path: path.to_owned(), anonymous, forged };
+        let is_list = path == LIST;
+        let forgery = Forgery { path: path.to_owned(), is_list, anonymous, forged };
         endpoint.asked.as_mut().unwrap().forgery = Some(forgery);
         super::forged(&endpoint)
     }
@@ -188,17 +192,17 @@ mod tests {
     #[test]
     fn a_forged_identity_gets_in_nowhere() {
         let (failed, well, skipped) = (Outcome::Failed, Outcome::Well, Outcome::Skipped);
-        let list = "/apis/things.example.com/v1/things";
         check(&without(PROBE_PATH, unauthorized(), Some(unauthorized())), well, None, "refused");
         let anonymous = || forbidden("system:anonymous");
         check(&without(PROBE_PATH, anonymous(), Some(anonymous())), well, None, "refused");
         let forged = Some("ForgedIdentity");
         check(&without(PROBE_PATH, anonymous(), Some(not_found())), failed, forged, "ANYBODY");
-        check(&without(list, unauthorized(), Some(Ok(status(200, "")))), failed, forged, list);
+        check(&without(LIST, unauthorized(), Some(Ok(status(200, "")))), failed, forged, LIST);
         let unclear = without(PROBE_PATH, anonymous(), Some(Ok(status(503, ""))));
         check(&unclear, skipped, None, "cannot be told");
-        let open = without(list, Ok(status(200, "")), None);
-        check(&open, failed, Some("NoAuthentication"), "NOBODY IS REFUSED");
+        let open = |path| without(path, Ok(status(200, "")), None);
+        check(&open(LIST), failed, Some("NoAuthentication"), "NOBODY IS REFUSED");
+        check(&open("/apis/things.example.com/v1"), skipped, None, "no path was found");
         check(&without(PROBE_PATH, not_found(), None), skipped, None, "no path was found");
         let alert = || Fault::new(Hop::ClientCertificateRefused, "alert");
         check(&without(PROBE_PATH, Err(alert()), None), well, None, "without a certificate");

@@ -17,7 +17,7 @@ pub(super) fn decide(facts: &Facts) -> Finding {
         let text = "not tried: name the aggregator with --kubeconfig or --server";
         return Finding::skipped(STEP, text);
     };
-    let path = format!("/apis/{}/{}", facts.group(), facts.version());
+    let path = facts.path();
     let reply = match answered(proxied, &path, &proxied.discovery) {
         Ok(reply) => reply,
         Err(finding) => return *finding,

@@ -51,7 +51,6 @@ pub(super) fn certificate(subject: &str, issuer: &str, names: &[&str]) -> Certif
         not_before: NOW - DAY,
         not_after: NOW + 365 * DAY,
         sha256: "0123456789abcdef0123".to_owned(),
-        is_ca: subject == issuer,
     }
 }
 
@@ -129,6 +128,7 @@ pub(super) fn endpoint() -> EndpointFacts {
             as_proxy: Some(as_proxy()),
             forgery: Some(Forgery {
                 path: crate::cli::doctor::facts::PROBE_PATH.to_owned(),
+                is_list: false,
                 anonymous: unauthorized(),
                 forged: Some(unauthorized()),
             }),
@@ -158,7 +158,6 @@ pub(super) fn facts() -> Facts {
         identity: Some(Identity {
             file: "front-proxy.crt".to_owned(),
             chain: vec![certificate("front-proxy", "front-proxy-ca", &[])],
-            vouched: None,
         }),
         trust: Sought::Missing,
         proxied: Some(Proxied {

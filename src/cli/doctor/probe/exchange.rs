@@ -1,7 +1,6 @@
 //! One GET on a connection of its own.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,11 +13,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use crate::cli::doctor::api;
 use crate::cli::doctor::facts::{Answer, Reply};
 use crate::model::discovery::parse::AGGREGATED_BYTES_MAX;
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks::spawn_owned;
-use crate::upstream::{Noted, Watched, tls_hop};
+use crate::upstream::{Noted, Watched};
 
 const AGENT: &str = concat!("portico-doctor/", env!("CARGO_PKG_VERSION"));
 
@@ -78,16 +78,5 @@ fn fault(noted: &Noted, error: &(dyn Error + 'static)) -> Fault {
     if let Some(fault) = Arc::clone(noted).get() {
         return fault.clone();
     }
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    let hop = match last.downcast_ref::<io::Error>() {
-        Some(error) => tls_hop(error).unwrap_or(Hop::BackendReset),
-        None => match error.downcast_ref::<hyper::Error>() {
-            Some(error) if error.is_parse() => Hop::ProtocolError,
-            _ => Hop::BackendReset,
-        },
-    };
-    Fault::new(hop, last.to_string())
+    api::fault(error)
 }

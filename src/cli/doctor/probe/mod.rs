@@ -19,6 +19,7 @@ use super::certificate::{Certificate, distinguished_name};
 use super::facts::{
     AGGREGATOR_USER, Answer, AsProxy, Asked, Disbelief, EndpointFacts, Facts, Forgery, Handshake,
     Identity, MARKER_GROUP, MARKER_USER, MASTERS, PROBE_PATH, Proxied, Reply, Sought, TlsFacts,
+    TrustFacts,
 };
 use super::source::Source;
 use crate::model::accept::DISCOVERY_JSON;
@@ -47,7 +48,7 @@ pub(super) struct Prober<'a> {
     /// What is to be said of it.
     pub(super) identity: Option<Identity>,
     /// Whom extension servers believe.
-    pub(super) trust: Sought<super::facts::ClusterTrust>,
+    pub(super) trust: Sought<TrustFacts>,
     /// How services are reached.
     pub(super) routing: EndpointRouting,
     /// How long each hop may take.
@@ -59,6 +60,12 @@ struct Wanted<'a> {
     path: String,
     group: &'a str,
     version: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(facts: &'a Facts) -> Self {
+        Self { path: facts.path(), group: facts.group(), version: facts.version() }
+    }
 }
 
 impl Prober<'_> {
@@ -90,13 +97,8 @@ impl Prober<'_> {
         if facts.object.is_none() {
             return facts;
         }
-        let wanted = Wanted {
-            path: format!("/apis/{}/{}", facts.group(), facts.version()),
-            group: facts.group(),
-            version: facts.version(),
-        };
         // First, since what it lists is asked of the endpoints, too.
-        let proxied = self.proxied(&wanted).await;
+        let proxied = self.proxied(&Wanted::of(&facts)).await;
         let list = proxied.as_ref().and_then(|proxied| proxied.list.as_ref());
         let list = list.map(|(path, _)| path.clone());
         if let Some(service_ref) = &facts.service_ref {
@@ -187,12 +189,7 @@ impl Prober<'_> {
         drop(made);
         if usable {
             let call = Call { prober: self, service, address };
-            let wanted = Wanted {
-                path: format!("/apis/{}/{}", facts.group(), facts.version()),
-                group: facts.group(),
-                version: facts.version(),
-            };
-            found.asked = Some(call.ask_all(&wanted, list).await);
+            found.asked = Some(call.ask_all(&Wanted::of(facts), list).await);
         }
         found
     }
@@ -328,9 +325,10 @@ impl Call<'_> {
 
     /// Looks for a path where nobody is let in, and goes there as somebody.
     async fn forgery(&self, wanted: &Wanted<'_>, list: Option<&str>) -> Forgery {
-        let paths = [Some(PROBE_PATH), Some(wanted.path.as_str()), list];
+        let list = list.map(|path| (path, true));
+        let paths = [Some((PROBE_PATH, false)), Some((wanted.path.as_str(), false)), list];
         let mut tried = None;
-        for path in paths.into_iter().flatten() {
+        for (path, is_list) in paths.into_iter().flatten() {
             let anonymous = self.get(path, JSON, None, None).await;
             let goes_on = anonymous.as_ref().is_ok_and(|reply| !reply.is_refusal());
             let forged = match &anonymous {
@@ -339,7 +337,7 @@ impl Call<'_> {
                 }
                 _ => None,
             };
-            tried = Some(Forgery { path: path.to_owned(), anonymous, forged });
+            tried = Some(Forgery { path: path.to_owned(), is_list, anonymous, forged });
             if !goes_on {
                 break;
             }
@@ -347,6 +345,7 @@ impl Call<'_> {
         // There is always the first path.
         tried.unwrap_or_else(|| Forgery {
             path: PROBE_PATH.to_owned(),
+            is_list: false,
             anonymous: Ok(Reply::default()),
             forged: None,
         })
