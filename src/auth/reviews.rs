@@ -58,9 +58,9 @@ pub struct ReviewConfig {
 #[derive(Debug)]
 pub struct Reviews {
     /// Asked about tokens.
-    pub tokens: Option<TokenReviews>,
+    pub(super) tokens: Option<TokenReviews>,
     /// The authorizers, in order.
-    pub modes: Vec<Mode>,
+    pub(super) modes: Vec<Mode>,
 }
 
 /// Why nobody can be asked.
@@ -91,11 +91,7 @@ impl Reviews {
         upstream: &upstream::Config,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ReviewsError> {
-        let modes: &[AuthorizationMode] = match (config.authorization_modes.as_slice(), core) {
-            ([], Some(_)) => &[AuthorizationMode::Webhook],
-            ([], None) => &[AuthorizationMode::AlwaysAllow],
-            (modes, _) => modes,
-        };
+        let modes = AuthorizationMode::in_force(&config.authorization_modes, core.is_some());
         let made = Made { config: &config.reviews, core, upstream, metrics };
         let modes = modes.iter().map(|mode| {
             Ok(match mode {

@@ -56,16 +56,17 @@ pub struct Authorities {
     pub authority: Arc<ClientAuthority>,
 }
 
-/// The `requestheader-*` lists.
+/// The `requestheader-*` lists: which front proxies are believed, and in which headers they say who
+/// is calling. By default they are empty, as in a cluster that names none, and nobody is believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrontProxies {
     /// Common names of front proxies; empty for any that the authorities vouch for.
     pub allowed_names: Vec<String>,
-    /// Headers with the user name.
+    /// Headers with the user name; the first that is not empty counts.
     pub username_headers: Vec<String>,
-    /// Headers with the uid.
+    /// Headers with the uid; the first that is not empty counts.
     pub uid_headers: Vec<String>,
-    /// Headers with groups.
+    /// Headers with groups; all of them count.
     pub group_headers: Vec<String>,
     /// Prefixes of headers with extra keys.
     pub extra_prefixes: Vec<String>,
@@ -167,6 +168,18 @@ impl ClusterTrust {
 }
 
 impl FrontProxies {
+    /// What the flags say by default (`--requestheader-*`).
+    pub fn of_flags() -> Self {
+        let one = |name: &str| vec![name.to_owned()];
+        Self {
+            allowed_names: Vec::new(),
+            username_headers: one("x-remote-user"),
+            uid_headers: Vec::new(),
+            group_headers: one("x-remote-group"),
+            extra_prefixes: one("x-remote-extra-"),
+        }
+    }
+
     /// All five lists, or the fault of the first that is broken: they count together.
     fn read(data: &BTreeMap<String, String>) -> Result<Self, TlsError> {
         let list = |key: &str| match data.get(key).map(String::as_str) {

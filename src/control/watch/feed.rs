@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::servers::{Watched, another_may_help};
+use crate::model::error_text::with_causes;
 
 /// After so many seconds the server ends a watch, which is resumed; a connection that is dead without
 /// a sign is noticed five seconds later.
@@ -185,16 +186,7 @@ pub(in crate::control) fn explain(error: &KubeError) -> String {
     if let KubeError::Api(status) = error {
         return format!("{}: {}", status.code, status.message);
     }
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let reason = error.to_string();
-        if !text.ends_with(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        source = error.source();
-    }
-    text
+    with_causes(error)
 }
 
 #[cfg(test)]
