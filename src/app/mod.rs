@@ -21,10 +21,7 @@ use tokio::time::{Instant, interval, timeout};
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
 use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
-use crate::auth::{
-    self, Anonymous, AnonymousRule, Auth, Authenticator, Authorizer, Mode, OwnTokens, Reviews,
-    StartedTokens, Tokens, Trust,
-};
+use crate::auth::{self, Auth, OwnTokens, Reviews, StartedTokens, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
 use crate::control::watch::{Cluster, Seen, Servers};
@@ -262,9 +259,8 @@ fn control_tasks(
     }
     if let Some(cluster) = cluster {
         let (loaded, cluster_loading) = oneshot::channel();
-        let guard = || readiness.wait_for("core-watches");
-        tasks.extend(cluster.start(loaded, guard()));
-        loading.push((cluster_loading, guard()));
+        tasks.extend(cluster.start(loaded, readiness.wait_for("core-trust")));
+        loading.push((cluster_loading, readiness.wait_for("core-watches")));
     }
     let (loading, guards): (Vec<_>, Vec<_>) = loading.into_iter().unzip();
     let loaded = async move {
@@ -317,63 +313,10 @@ impl Asked {
 fn auth(
     config: &auth::Config,
     (trust, tokens): (View<Trust>, View<Tokens>),
-    Asked { reviews, signed }: Asked,
+    asked: Asked,
     metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Auth> {
-    let StartedTokens { own_tokens, anonymous: rule } = signed;
-    let first = trust.load();
-    let names_nobody =
-        first.client.is_none() && first.request_header.is_none() && !first.is_pending;
-    let reads_tokens =
-        config.token_file.is_some() || own_tokens.is_some() || reviews.tokens.is_some();
-    if names_nobody && !reads_tokens {
-        tracing::warn!(
-            "no authentication method configured, callers reach the always-allow paths only"
-        );
-    }
-    if config.client_ca_file.is_some()
-        && config.client_ca_file == config.requestheader_client_ca_file
-        && config.request_header.allowed_names.is_empty()
-    {
-        tracing::warn!(
-            "one authority vouches for clients and front proxies, and no allowed names are set: \
-             every client can be anybody"
-        );
-    }
-    let (anonymous, anonymous_paths) = anonymous(config, rule, &reviews.modes)?;
-    let authenticator = Authenticator::new(trust.clone(), tokens, anonymous, metrics)
-        .map_err(anyhow::Error::msg)?
-        .with_own_tokens(own_tokens)
-        .with_reviews(reviews.tokens);
-    let authorizer = Authorizer::new(reviews.modes, &config.always_allow_paths, metrics);
-    Ok(Auth { authenticator, authorizer, trust, anonymous_paths })
-}
-
-/// What the flag and the file together say of callers without credentials.
-fn anonymous(
-    config: &auth::Config,
-    rule: Option<AnonymousRule>,
-    modes: &[Mode],
-) -> anyhow::Result<(Anonymous, Option<Vec<String>>)> {
-    let Some(rule) = rule else { return Ok((config.anonymous, None)) };
-    anyhow::ensure!(
-        config.anonymous == Anonymous::default(),
-        "--anonymous-auth: cannot be set when the authentication configuration file says who is \
-         anonymous"
-    );
-    let always_allows = modes.iter().any(|mode| matches!(mode, Mode::AlwaysAllow));
-    match rule {
-        AnonymousRule::Refused => Ok((Anonymous::Refused, None)),
-        AnonymousRule::OnPaths(paths) => Ok((Anonymous::OnPaths, Some(paths))),
-        AnonymousRule::Accepted => {
-            anyhow::ensure!(
-                !always_allows,
-                "--authentication-config: anonymous: enabled together with the authorization mode \
-                 AlwaysAllow would let everybody do everything"
-            );
-            Ok((Anonymous::Accepted, None))
-        }
-    }
+    Ok(Auth::new(config, (trust, tokens), (asked.signed, asked.reviews), metrics)?)
 }
 
 /// What the health pages look at.

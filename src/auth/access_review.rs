@@ -1,14 +1,14 @@
 //! What callers may do, by SubjectAccessReview (`apiserver/plugin/pkg/authorizer/webhook`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 
 use super::Asker;
 use super::digest::Secret;
-use super::kept_reviews::{Found, KeptReviews, Key, Limits, Look, NoAnswer};
+use super::kept_reviews::{Found, KeptReviews, Key, Limits, NoAnswer};
 use super::reviewer::Reviewer;
 use crate::model::attributes::Attributes;
 use crate::model::review::ReviewVersion;
@@ -24,19 +24,19 @@ const TOLD_BYTES: usize = 768;
 
 /// How long decisions are good.
 #[derive(Clone, Debug)]
-pub struct AccessReviewRules {
+pub(super) struct AccessReviewRules {
     /// The version that the reviewer knows.
-    pub version: ReviewVersion,
+    pub(super) version: ReviewVersion,
     /// How long decisions are good (`--authorization-webhook-cache-authorized-ttl`,
     /// `--authorization-webhook-cache-unauthorized-ttl`).
-    pub ttl: AccessTtl,
+    pub(super) ttl: AccessTtl,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
-    pub outage_ttl: Duration,
+    pub(super) outage_ttl: Duration,
 }
 
 /// Asks what callers may do, and keeps the decisions.
 #[derive(Debug)]
-pub struct AccessReviews {
+pub(super) struct AccessReviews {
     asked: Arc<Asked>,
     kept: KeptReviews<Decision>,
     secret: Secret,
@@ -50,7 +50,7 @@ struct Asked {
 
 impl AccessReviews {
     /// Asks `reviewer`; an error says that the system gives no random bytes.
-    pub fn new(
+    pub(super) fn new(
         reviewer: Reviewer,
         rules: AccessReviewRules,
         metrics: CacheMetrics,
@@ -64,10 +64,7 @@ impl AccessReviews {
 
     /// The decision, when it is known.
     pub(super) fn look(&self, user: &User, wish: &Attributes<'_>) -> Option<Decision> {
-        match self.kept.look(&self.key(user, wish).0, Instant::now()) {
-            Look::Known(decision) | Look::Old(decision) => Some(decision),
-            Look::Ask(_) => None,
-        }
+        self.kept.look(&self.key(user, wish).0)
     }
 
     /// The decision; an error is the reviewer's or the deadline's.
@@ -78,10 +75,6 @@ impl AccessReviews {
         asker: Asker<'_>,
     ) -> Result<Decision, NoAnswer> {
         let (key, bytes) = self.key(user, wish);
-        let old = match self.kept.look_again(&key, Instant::now()) {
-            Look::Known(decision) | Look::Old(decision) => return Ok(decision),
-            Look::Ask(old) => old,
-        };
         let begin = |failing| {
             let (whom, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
             let review = question(user, wish, whom.rules.version);
@@ -93,7 +86,7 @@ impl AccessReviews {
             }
             .boxed()
         };
-        self.kept.ask(key, old, asker.deadline, begin).await
+        self.kept.ask(key, asker.deadline, begin).await
     }
 
     /// The question's key, and the bytes of its texts.

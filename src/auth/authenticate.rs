@@ -20,10 +20,8 @@ use super::caller::Caller;
 use super::kept_reviews::NoAnswer;
 use super::own_tokens::{OwnTokens, OwnVerdict};
 use super::token_file::Tokens;
-use super::token_review::{Known, TokenReviews};
-use super::{
-    Anonymous, Asker, RequestHeaderConfig, Trust, request_header, websocket_protocol, x509,
-};
+use super::token_review::TokenReviews;
+use super::{Anonymous, Asker, FrontProxies, Trust, request_header, websocket_protocol, x509};
 use crate::model::rejection::Rejection;
 use crate::model::user::User;
 use crate::runtime::snapshot::View;
@@ -118,7 +116,7 @@ struct Verdict {
     /// The end of the leaf's validity, in Unix seconds; none when it cannot be read.
     leaf_ends: Option<i64>,
     /// The headers by which it says who calls when it may act as front proxy; `None` when nobody vouches for front proxies.
-    front_proxy: Option<Result<Arc<RequestHeaderConfig>, String>>,
+    front_proxy: Option<Result<Arc<FrontProxies>, String>>,
     /// The caller it names; `None` when it names none or nobody vouches for clients.
     client: Option<Result<Arc<Caller>, String>>,
 }
@@ -142,7 +140,7 @@ impl ConnectionAuth {
 
 impl Authenticator {
     /// Believes whom `trust` and `tokens` say.
-    pub fn new(
+    pub(super) fn new(
         trust: View<Trust>,
         tokens: View<Tokens>,
         anonymous: Anonymous,
@@ -164,13 +162,13 @@ impl Authenticator {
 
     /// Verifies signed tokens too; to be called before the authenticator is shared.
     #[must_use]
-    pub fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
+    pub(super) fn with_own_tokens(self, own_tokens: Option<OwnTokens>) -> Self {
         Self { own_tokens, ..self }
     }
 
     /// Asks about tokens too; to be called before the authenticator is shared.
     #[must_use]
-    pub fn with_reviews(self, reviews: Option<TokenReviews>) -> Self {
+    pub(super) fn with_reviews(self, reviews: Option<TokenReviews>) -> Self {
         Self { reviews, ..self }
     }
 
@@ -236,7 +234,7 @@ impl Authenticator {
             OwnVerdict::Refused(error) | OwnVerdict::KeyUnknown(_, error) => Some(error),
             OwnVerdict::NotMine => None,
         };
-        let (Some(reviews), Ok(token)) = (&self.reviews, str::from_utf8(token)) else {
+        let Some((reviews, token)) = self.reviews_of(token) else {
             return Ok(Err(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())));
         };
         match reviews.ask(token, asker).await {
@@ -346,18 +344,31 @@ impl Authenticator {
         }
         let refused = match self.verified_here(token) {
             OwnVerdict::Caller(caller) => return OfToken::Caller(caller),
-            OwnVerdict::KeyUnknown(..) => return OfToken::Ask,
+            OwnVerdict::KeyUnknown(..) => {
+                // Whom the reviewer knows does not wait for an issuer.
+                let reviewed =
+                    self.reviews_of(token).and_then(|(reviews, token)| reviews.look(token));
+                return match reviewed {
+                    Some(Ok(caller)) => OfToken::Caller(caller),
+                    Some(Err(_)) | None => OfToken::Ask,
+                };
+            }
             OwnVerdict::Refused(error) => Some(error),
             OwnVerdict::NotMine => None,
         };
-        match (&self.reviews, str::from_utf8(token)) {
-            (Some(reviews), Ok(token)) => match reviews.look(token) {
-                Known::Reviewed(Ok(caller)) => OfToken::Caller(caller),
-                Known::Reviewed(Err(reason)) => OfToken::Refused(joined(refused, &reason)),
-                Known::Ask => OfToken::Ask,
-            },
-            _ => OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned())),
+        let Some((reviews, token)) = self.reviews_of(token) else {
+            return OfToken::Refused(refused.unwrap_or_else(|| INVALID_TOKEN.to_owned()));
+        };
+        match reviews.look(token) {
+            Some(Ok(caller)) => OfToken::Caller(caller),
+            Some(Err(reason)) => OfToken::Refused(joined(refused, &reason)),
+            None => OfToken::Ask,
         }
+    }
+
+    /// Who can be asked about a token.
+    fn reviews_of<'a>(&self, token: &'a [u8]) -> Option<(&TokenReviews, &'a str)> {
+        Some((self.reviews.as_ref()?, str::from_utf8(token).ok()?))
     }
 
     fn verified_here(&self, token: &[u8]) -> OwnVerdict {

@@ -73,7 +73,7 @@ pub enum Authorized {
 
 /// One authorizer of several.
 #[derive(Debug)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Allows everything.
     AlwaysAllow,
     /// Allows nothing, but leaves it to others.
@@ -111,7 +111,8 @@ type Verdict = Result<(), Refusal>;
 #[derive(Debug, Default)]
 struct Heard {
     reasons: Vec<Arc<str>>,
-    errors: Vec<String>,
+    /// Why one of them could not decide; only one of them asks, so that there are no more.
+    error: Option<String>,
 }
 
 impl Heard {
@@ -119,38 +120,29 @@ impl Heard {
     fn take(&mut self, decision: Decision) -> Option<Verdict> {
         match decision {
             Decision::Allow => Some(Ok(())),
-            Decision::Deny(reason) => Some(Err(match self.errors.as_slice() {
-                [] => Refusal::Denied(reason.as_ref().to_owned()),
-                _ => self.unallowed(),
-            })),
+            Decision::Deny(reason) => Some(Err(Refusal::Denied(reason.as_ref().to_owned()))),
             Decision::NoOpinion(reason) => {
                 self.reasons.push(reason);
                 None
             }
-            Decision::Both => {
-                self.errors.push(BOTH.to_owned());
-                Some(Err(self.unallowed()))
-            }
+            Decision::Both => Some(Err(Refusal::Failed(BOTH.to_owned()))),
         }
     }
 
-    fn unallowed(&self) -> Refusal {
-        match self.errors.as_slice() {
-            [] => {
-                let reasons = self.reasons.iter().filter(|reason| !reason.is_empty());
-                let reasons: Vec<&str> = reasons.map(|reason| &**reason).collect();
-                Refusal::NoOpinion(reasons.join("\n"))
-            }
-            [error] => Refusal::Failed(error.clone()),
-            errors => Refusal::Failed(format!("[{}]", errors.join(", "))),
+    fn unallowed(self) -> Refusal {
+        if let Some(error) = self.error {
+            return Refusal::Failed(error);
         }
+        let reasons = self.reasons.iter().filter(|reason| !reason.is_empty());
+        let reasons: Vec<&str> = reasons.map(|reason| &**reason).collect();
+        Refusal::NoOpinion(reasons.join("\n"))
     }
 }
 
 impl Authorizer {
     /// `always_allow_paths` are exact, or prefixes when they end in `*`; the leading `/` may be
     /// missing.
-    pub fn new(modes: Vec<Mode>, always_allow_paths: &[String], metrics: &Metrics) -> Self {
+    pub(super) fn new(modes: Vec<Mode>, always_allow_paths: &[String], metrics: &Metrics) -> Self {
         let (mut exact_paths, mut path_prefixes) = (Vec::new(), Vec::new());
         for path in always_allow_paths {
             let path = format!("/{}", path.trim_start_matches('/'));
@@ -266,7 +258,7 @@ impl Authorizer {
                     Ok(decision) => decision,
                     Err(NoAnswer::Deadline) => return self.metrics.count(Err(Refusal::Deadline)),
                     Err(NoAnswer::Failed(error)) => {
-                        heard.errors.push(error);
+                        heard.error = Some(error);
                         continue;
                     }
                 },
@@ -362,9 +354,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_heard(decisions: &[Decision], errors: &[&str], expected: &Verdict) {
-        let errors = errors.iter().map(|&error| error.to_owned()).collect();
-        let mut heard = Heard { errors, ..Heard::default() };
+    fn check_heard(decisions: &[Decision], error: Option<&str>, expected: &Verdict) {
+        let mut heard = Heard { error: error.map(str::to_owned), ..Heard::default() };
         let verdict = decisions.iter().find_map(|decision| heard.take(decision.clone()));
         let verdict = verdict.unwrap_or_else(|| Err(heard.unallowed()));
         assert_eq!(&verdict, expected, "{decisions:?}");
@@ -374,21 +365,14 @@ mod tests {
     fn an_error_counts_where_nobody_allows_and_reasons_are_told_together() {
         let no = |reason: &str| Decision::NoOpinion(reason.into());
         let text = |text: &str| text.to_owned();
-        check_heard(&[no("a"), no(""), no("b")], &[], &Err(Refusal::NoOpinion(text("a\nb"))));
-        check_heard(&[no("a"), Decision::Deny("d".into())], &[], &Err(Refusal::Denied(text("d"))));
-        check_heard(
-            &[Decision::Deny("d".into()), Decision::Allow],
-            &[],
-            &Err(Refusal::Denied(text("d"))),
-        );
-        check_heard(&[no("a"), Decision::Allow], &["e"], &Ok(()));
-        check_heard(&[no("a")], &["e"], &Err(Refusal::Failed(text("e"))));
-        check_heard(
-            &[Decision::Deny("d".into())],
-            &["e", "f"],
-            &Err(Refusal::Failed(text("[e, f]"))),
-        );
-        check_heard(&[Decision::Both, Decision::Allow], &[], &Err(Refusal::Failed(text(BOTH))));
+        let denied = Err(Refusal::Denied(text("d")));
+        check_heard(&[no("a"), no(""), no("b")], None, &Err(Refusal::NoOpinion(text("a\nb"))));
+        check_heard(&[no("a"), Decision::Deny("d".into())], None, &denied);
+        check_heard(&[Decision::Deny("d".into()), Decision::Allow], None, &denied);
+        check_heard(&[Decision::Deny("d".into())], Some("e"), &denied);
+        check_heard(&[no("a"), Decision::Allow], Some("e"), &Ok(()));
+        check_heard(&[no("a")], Some("e"), &Err(Refusal::Failed(text("e"))));
+        check_heard(&[Decision::Both, Decision::Allow], None, &Err(Refusal::Failed(text(BOTH))));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Lax servers fold `_` to `-`, so names are compared folded. Most names are told apart from these by
 //! their first byte.
 
-use super::RequestHeaderConfig;
+use super::FrontProxies;
 
 /// Names that always count, beside the configured ones.
 const DEFAULT_PREFIXES: [&str; 2] = ["x-remote-", "impersonate-"];
@@ -19,7 +19,7 @@ pub struct IdentityHeaders {
 
 impl IdentityHeaders {
     /// The default names and all those of the configurations, in any case.
-    pub fn new(configs: &[&RequestHeaderConfig]) -> Self {
+    pub fn new(configs: &[&FrontProxies]) -> Self {
         let configured = configs.iter().flat_map(|config| {
             let names = config.username_headers.iter().chain(&config.uid_headers);
             names.chain(&config.group_headers).map(|name| fold(name))
@@ -80,10 +80,10 @@ mod tests {
 
     #[test]
     fn identity_is_recognized_in_every_spelling() {
-        let config = RequestHeaderConfig {
+        let config = FrontProxies {
             username_headers: vec!["X-Who".to_owned()],
             extra_prefixes: vec!["X_More-".to_owned()],
-            ..RequestHeaderConfig::default()
+            ..FrontProxies::of_flags()
         };
         let headers = IdentityHeaders::new(&[&config]);
         for name in [

@@ -19,6 +19,7 @@ mod request_header;
 mod reviewer;
 mod reviews;
 mod service_accounts;
+mod setup;
 mod token_file;
 mod token_review;
 mod trust;
@@ -29,55 +30,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use access_review::{AccessReviewRules, AccessReviews};
+pub use crate::tls::cluster_trust::FrontProxies;
 pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
-pub use authorize::{Authorized, Authorizer, Deferral, Mode, Permit};
+pub use authorize::{Authorized, Authorizer, Deferral, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
-pub use jwt::{
-    Algorithm, AnonymousRule, Awaited, Issuers, JwtConfig, JwtError, KeySet, KeysError, OidcFlags,
-};
-pub use own_tokens::{OwnTokens, OwnTokensError, OwnVerdict, StartedTokens};
-pub use reviewer::Reviewer;
+pub use jwt::{Algorithm, JwtConfig, JwtError, KeysError, OidcFlags};
+pub use own_tokens::{OwnTokens, OwnTokensError, StartedTokens};
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};
+pub use setup::{AuthError, OPEN_TO_EVERYBODY};
 pub use token_file::{TokenFileError, Tokens};
-pub use token_review::{TokenReviewRules, TokenReviews};
 pub use trust::{GivenTrust, Trust, follow};
 pub use websocket_protocol::{names_token, without_tokens};
 
 use crate::model::request_info::RequestInfo;
 use crate::runtime::snapshot::View;
 use crate::upstream::Pool;
-
-/// Which front-proxy headers are believed, and from whom
-/// (`--requestheader-*`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestHeaderConfig {
-    /// Common names that may act as front proxy; empty for any the authority vouches for.
-    pub allowed_names: Vec<String>,
-    /// Headers with the user name; the first that is not empty counts.
-    pub username_headers: Vec<String>,
-    /// Headers with the uid; the first that is not empty counts.
-    pub uid_headers: Vec<String>,
-    /// Headers with groups; all of them count.
-    pub group_headers: Vec<String>,
-    /// Prefixes of headers with extra keys.
-    pub extra_prefixes: Vec<String>,
-}
-
-impl Default for RequestHeaderConfig {
-    fn default() -> Self {
-        let one = |name: &str| vec![name.to_owned()];
-        Self {
-            allowed_names: Vec::new(),
-            username_headers: one("x-remote-user"),
-            uid_headers: Vec::new(),
-            group_headers: one("x-remote-group"),
-            extra_prefixes: one("x-remote-extra-"),
-        }
-    }
-}
 
 /// What callers without credentials may do (`--anonymous-auth`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +73,18 @@ pub enum AuthorizationMode {
     Webhook,
 }
 
+impl AuthorizationMode {
+    /// Those that are in force when these are named: where none are, the API server decides that
+    /// portico is in front of; without one everything is allowed.
+    pub fn in_force(named: &[Self], in_front: bool) -> &[Self] {
+        match (named, in_front) {
+            ([], true) => &[Self::Webhook],
+            ([], false) => &[Self::AlwaysAllow],
+            (named, _) => named,
+        }
+    }
+}
+
 /// On whose connections a request's questions go out, and until when it waits for the answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
@@ -122,7 +103,7 @@ pub struct Config {
     /// Authorities of front-proxy certificates (`--requestheader-client-ca-file`).
     pub requestheader_client_ca_file: Option<PathBuf>,
     /// The front-proxy headers.
-    pub request_header: RequestHeaderConfig,
+    pub request_header: FrontProxies,
     /// Static tokens (`--token-auth-file`).
     pub token_file: Option<PathBuf>,
     /// Issuers of tokens.
@@ -131,8 +112,8 @@ pub struct Config {
     pub service_accounts: ServiceAccountConfig,
     /// Callers without credentials.
     pub anonymous: Anonymous,
-    /// The authorizers; the first that allows or denies counts. When there are none, the API server
-    /// decides beside which portico runs; without one everything is allowed.
+    /// The authorizers that are named, see [`AuthorizationMode::in_force`]; the first that allows or
+    /// denies counts.
     pub authorization_modes: Vec<AuthorizationMode>,
     /// Who is asked about tokens and what callers may do.
     pub reviews: ReviewConfig,
@@ -145,7 +126,7 @@ impl Default for Config {
         Self {
             client_ca_file: None,
             requestheader_client_ca_file: None,
-            request_header: RequestHeaderConfig::default(),
+            request_header: FrontProxies::of_flags(),
             token_file: None,
             jwt: JwtConfig::default(),
             service_accounts: ServiceAccountConfig::default(),

@@ -14,6 +14,7 @@ use super::jwt::{self, AnonymousRule, Awaited, Checked, Issuers, JwtError, KeySe
 use super::kept_reviews::Key;
 use super::service_accounts::{ServiceAccountKeysError, ServiceAccounts};
 use super::{Config, ServiceAccountLookup};
+use crate::model::error_text::shortened;
 use crate::model::user::User;
 use crate::runtime::files::Files;
 use crate::runtime::snapshot::View;
@@ -62,9 +63,9 @@ struct Verified {
 #[derive(Debug)]
 pub struct StartedTokens {
     /// What verifies tokens, if there are any to verify.
-    pub own_tokens: Option<OwnTokens>,
+    pub(super) own_tokens: Option<OwnTokens>,
     /// What the file of `--authentication-config` says of anonymous callers.
-    pub anonymous: Option<AnonymousRule>,
+    pub(super) anonymous: Option<AnonymousRule>,
 }
 
 /// Why tokens cannot be verified.
@@ -86,7 +87,7 @@ pub enum OwnTokensError {
 
 /// What a token is worth.
 #[derive(Debug)]
-pub enum OwnVerdict {
+pub(super) enum OwnVerdict {
     /// It is nobody's of whom something is known here.
     NotMine,
     /// This caller's.
@@ -167,7 +168,7 @@ impl OwnTokens {
     }
 
     /// Whose token it is.
-    pub fn verify(&self, token: &[u8]) -> OwnVerdict {
+    pub(super) fn verify(&self, token: &[u8]) -> OwnVerdict {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         self.verify_at(token, now)
     }
@@ -226,12 +227,8 @@ impl OwnTokens {
     }
 }
 
-fn refused(mut reason: String) -> OwnVerdict {
-    if let Some((end, _)) = reason.char_indices().nth(REASON_MAX) {
-        reason.truncate(end);
-        reason.push('…');
-    }
-    OwnVerdict::Refused(reason)
+fn refused(reason: String) -> OwnVerdict {
+    OwnVerdict::Refused(shortened(reason, REASON_MAX))
 }
 
 /// What a user costs to carry, in bytes.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use percent_encoding::percent_decode_str;
 
-use super::{Caller, RequestHeaderConfig};
+use super::{Caller, FrontProxies};
 use crate::model::user::User;
 
 /// Checks that a verified certificate may act as front proxy.
-pub(super) fn check_name(config: &RequestHeaderConfig, common_name: &str) -> Result<(), String> {
+pub(super) fn check_name(config: &FrontProxies, common_name: &str) -> Result<(), String> {
     let allowed = &config.allowed_names;
     if allowed.is_empty() || allowed.iter().any(|name| name == common_name) {
         Ok(())
@@ -21,7 +21,7 @@ pub(super) fn check_name(config: &RequestHeaderConfig, common_name: &str) -> Res
 
 /// The caller that the headers name; `None` when they name none.
 pub(super) fn caller(
-    config: &RequestHeaderConfig,
+    config: &FrontProxies,
     headers: &HeaderMap,
 ) -> Option<Result<Arc<Caller>, String>> {
     let user = user(config, headers).transpose()?;
@@ -30,7 +30,7 @@ pub(super) fn caller(
 
 /// The user that the headers name; `None` when they name none, an error when they are no text: two
 /// names must not become one.
-fn user(config: &RequestHeaderConfig, headers: &HeaderMap) -> Result<Option<User>, String> {
+fn user(config: &FrontProxies, headers: &HeaderMap) -> Result<Option<User>, String> {
     let Some(name) = first(headers, &config.username_headers)? else { return Ok(None) };
     let uid = first(headers, &config.uid_headers)?.unwrap_or_default();
     let mut groups = Vec::new();
@@ -97,9 +97,9 @@ mod tests {
 
     #[test]
     fn the_headers_are_read_as_upstream_reads_them() {
-        let config = RequestHeaderConfig {
+        let config = FrontProxies {
             uid_headers: vec!["X-Remote-Uid".to_owned()],
-            ..RequestHeaderConfig::default()
+            ..FrontProxies::of_flags()
         };
         let user = user(
             &config,
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn without_a_name_there_is_no_user() {
-        let config = RequestHeaderConfig::default();
+        let config = FrontProxies::of_flags();
         assert_eq!(user(&config, &headers(&[("x-remote-group", "a")])), Ok(None));
         assert_eq!(user(&config, &headers(&[("x-remote-user", "")])), Ok(None));
     }
@@ -131,12 +131,12 @@ mod tests {
     fn a_name_that_is_no_text_is_refused_and_not_made_alike_with_others() {
         let mut map = HeaderMap::new();
         map.insert("x-remote-user", HeaderValue::from_bytes(b"a\xff").unwrap());
-        assert!(user(&RequestHeaderConfig::default(), &map).is_err());
+        assert!(user(&FrontProxies::of_flags(), &map).is_err());
     }
 
     #[test]
     fn allowed_names_limit_who_may_be_the_front_proxy() {
-        let mut config = RequestHeaderConfig::default();
+        let mut config = FrontProxies::of_flags();
         assert!(check_name(&config, "anyone").is_ok());
         config.allowed_names = vec!["proxy".to_owned()];
         assert!(check_name(&config, "proxy").is_ok());

@@ -18,7 +18,7 @@ use crate::upstream::api_server::ApiServer;
 
 /// Who is asked, and where.
 #[derive(Debug)]
-pub struct Reviewer {
+pub(super) struct Reviewer {
     server: Arc<ApiServer>,
     path: String,
     metrics: RequestMetrics,
@@ -28,7 +28,7 @@ pub struct Reviewer {
 impl Reviewer {
     /// Posts to `path` behind the path of the server's URL; that of a webhook is its own, and `path`
     /// is empty.
-    pub fn new(server: Arc<ApiServer>, path: String, metrics: RequestMetrics) -> Self {
+    pub(super) fn new(server: Arc<ApiServer>, path: String, metrics: RequestMetrics) -> Self {
         Self { server, path, metrics, failed: AtomicBool::new(false) }
     }
 

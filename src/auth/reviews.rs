@@ -59,9 +59,9 @@ pub struct ReviewConfig {
 #[derive(Debug)]
 pub struct Reviews {
     /// Asked about tokens.
-    pub tokens: Option<TokenReviews>,
+    pub(super) tokens: Option<TokenReviews>,
     /// The authorizers, in order.
-    pub modes: Vec<Mode>,
+    pub(super) modes: Vec<Mode>,
 }
 
 /// Why nobody can be asked.
@@ -94,11 +94,7 @@ impl Reviews {
         files: &mut Files,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, ReviewsError> {
-        let modes: &[AuthorizationMode] = match (config.authorization_modes.as_slice(), core) {
-            ([], Some(_)) => &[AuthorizationMode::Webhook],
-            ([], None) => &[AuthorizationMode::AlwaysAllow],
-            (modes, _) => modes,
-        };
+        let modes = AuthorizationMode::in_force(&config.authorization_modes, core.is_some());
         let mut made = Made { config: &config.reviews, core, upstream, files, metrics };
         let modes = modes.iter().map(|mode| {
             Ok(match mode {

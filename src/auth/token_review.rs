@@ -2,14 +2,14 @@
 //! (`apiserver/pkg/authentication/token/cache`, `plugin/pkg/authenticator/token/webhook`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
 use super::Asker;
 use super::caller::Caller;
 use super::digest::Secret;
-use super::kept_reviews::{Found, KeptReviews, Key, Limits, Look, NoAnswer};
+use super::kept_reviews::{Found, KeptReviews, Key, Limits, NoAnswer};
 use super::reviewer::Reviewer;
 use crate::model::review::ReviewVersion;
 use crate::model::review::token::{TokenAnswer, answer, question};
@@ -25,21 +25,21 @@ const REFUSAL_TTL_MAX: Duration = Duration::from_secs(10);
 
 /// Which audiences are asked for, and how long answers are good.
 #[derive(Clone, Debug)]
-pub struct TokenReviewRules {
+pub(super) struct TokenReviewRules {
     /// The version that the reviewer knows.
-    pub version: ReviewVersion,
+    pub(super) version: ReviewVersion,
     /// What tokens must be good for (`--api-audiences`); the reviewer's own when empty.
-    pub audiences: Vec<String>,
+    pub(super) audiences: Vec<String>,
     /// How long an answer is good (`--authentication-token-webhook-cache-ttl`); refusals for ten
     /// seconds at most.
-    pub ttl: Duration,
+    pub(super) ttl: Duration,
     /// How much longer when the reviewer cannot be reached (`--review-cache-outage-ttl`).
-    pub outage_ttl: Duration,
+    pub(super) outage_ttl: Duration,
 }
 
 /// Asks whose tokens are, and keeps the answers; tokens are not kept.
 #[derive(Debug)]
-pub struct TokenReviews {
+pub(super) struct TokenReviews {
     asked: Arc<Asked>,
     kept: KeptReviews<Reviewed>,
     secret: Secret,
@@ -54,17 +54,9 @@ struct Asked {
 /// The caller whose token it is, or why it is nobody's.
 type Reviewed = Result<Arc<Caller>, Arc<str>>;
 
-/// What is known of a token without asking.
-pub(super) enum Known {
-    /// This.
-    Reviewed(Reviewed),
-    /// The reviewer must be asked.
-    Ask,
-}
-
 impl TokenReviews {
     /// Asks `reviewer`; an error says that the system gives no random bytes.
-    pub fn new(
+    pub(super) fn new(
         reviewer: Reviewer,
         rules: TokenReviewRules,
         metrics: CacheMetrics,
@@ -78,21 +70,14 @@ impl TokenReviews {
         Ok(Self { asked: Arc::new(Asked { reviewer, rules }), kept, secret })
     }
 
-    /// What is known of a token.
-    pub(super) fn look(&self, token: &str) -> Known {
-        match self.kept.look(&self.key(token), Instant::now()) {
-            Look::Known(reviewed) | Look::Old(reviewed) => Known::Reviewed(reviewed),
-            Look::Ask(_) => Known::Ask,
-        }
+    /// Whose token it is, when that is known.
+    pub(super) fn look(&self, token: &str) -> Option<Reviewed> {
+        self.kept.look(&self.key(token))
     }
 
     /// Whose token it is; an error is the reviewer's or the deadline's.
     pub(super) async fn ask(&self, token: &str, asker: Asker<'_>) -> Result<Reviewed, NoAnswer> {
         let key = self.key(token);
-        let old = match self.kept.look_again(&key, Instant::now()) {
-            Look::Known(reviewed) | Look::Old(reviewed) => return Ok(reviewed),
-            Look::Ask(old) => old,
-        };
         let begin = |failing| {
             let (whom, pool) = (Arc::clone(&self.asked), Arc::clone(asker.pool));
             let token = token.to_owned();
@@ -107,7 +92,7 @@ impl TokenReviews {
             }
             .boxed()
         };
-        self.kept.ask(key, old, asker.deadline, begin).await
+        self.kept.ask(key, asker.deadline, begin).await
     }
 
     fn key(&self, token: &str) -> Key {

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Config, IdentityHeaders, RequestHeaderConfig};
+use super::{Config, FrontProxies, IdentityHeaders};
 use crate::runtime::files::Files;
 use crate::runtime::snapshot::{Publisher, View, replaced};
 use crate::tls::TlsError;
@@ -31,7 +31,7 @@ pub struct Trust {
     /// Vouches for front proxies.
     pub request_header: Option<Arc<ClientAuthority>>,
     /// Which front proxies are believed, and the headers by which they say who is calling.
-    pub front_proxies: Arc<RequestHeaderConfig>,
+    pub front_proxies: Arc<FrontProxies>,
     /// Which headers carry identity.
     pub identity_headers: IdentityHeaders,
     /// Whether extension API servers believe portico's own certificate about callers; none where the
@@ -41,7 +41,7 @@ pub struct Trust {
 
 impl Default for Trust {
     fn default() -> Self {
-        let front_proxies = Arc::<RequestHeaderConfig>::default();
+        let front_proxies = Arc::new(FrontProxies::of_flags());
         Self {
             generation: 0,
             is_pending: false,
@@ -60,7 +60,7 @@ impl Default for Trust {
 pub struct GivenTrust {
     client: Option<View<ClientAuthority>>,
     request_header: Option<View<ClientAuthority>>,
-    front_proxies: Arc<RequestHeaderConfig>,
+    front_proxies: Arc<FrontProxies>,
 }
 
 impl GivenTrust {
@@ -98,15 +98,14 @@ impl GivenTrust {
         let client = self.client.as_ref().map(View::load);
         let request_header = self.request_header.as_ref().map(View::load);
         let is_awaited = cluster.is_some_and(|cluster| !cluster.known);
-        let published = cluster.map(published);
         let mut read = vec![&*self.front_proxies];
-        read.extend(&published);
+        read.extend(cluster.map(|cluster| &cluster.front_proxies));
         let identity_headers = IdentityHeaders::new(&read);
-        let (request_header, front_proxies) = match (request_header, published, cluster) {
-            (None, Some(published), Some(cluster)) if cluster.request_header.is_some() => {
-                (cluster.request_header.as_ref().map(said), Arc::new(published))
+        let (request_header, front_proxies) = match (request_header, cluster) {
+            (None, Some(ClusterTrust { request_header: Some(vouch), front_proxies, .. })) => {
+                (Some(said(vouch)), Arc::new(front_proxies.clone()))
             }
-            (given, ..) => (given, Arc::clone(&self.front_proxies)),
+            (given, _) => (given, Arc::clone(&self.front_proxies)),
         };
         Trust {
             generation,
@@ -127,17 +126,6 @@ fn believes_portico(cluster: &ClusterTrust) -> Option<bool> {
         Belief::Refused(_) if cluster.request_header.is_some() => Some(false),
         // It may have been read by nobody yet.
         Belief::Refused(_) | Belief::Unknown => None,
-    }
-}
-
-fn published(cluster: &ClusterTrust) -> RequestHeaderConfig {
-    let said = cluster.front_proxies.clone();
-    RequestHeaderConfig {
-        allowed_names: said.allowed_names,
-        username_headers: said.username_headers,
-        uid_headers: said.uid_headers,
-        group_headers: said.group_headers,
-        extra_prefixes: said.extra_prefixes,
     }
 }
 
@@ -180,8 +168,10 @@ fn is_same(one: &Trust, other: &Trust) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
+    use http::{HeaderMap, HeaderName, HeaderValue};
     use rustls_pki_types::UnixTime;
 
+    use super::super::request_header;
     use super::*;
     use crate::runtime::tasks::spawn_owned;
     use crate::tls::certificates;
@@ -198,9 +188,9 @@ mod tests {
         GivenTrust {
             client: one(client),
             request_header: one(request_header),
-            front_proxies: Arc::new(RequestHeaderConfig {
+            front_proxies: Arc::new(FrontProxies {
                 username_headers: vec!["X-Given".to_owned()],
-                ..RequestHeaderConfig::default()
+                ..FrontProxies::of_flags()
             }),
         }
     }
@@ -250,6 +240,22 @@ mod tests {
         assert!(trust.request_header.is_none());
         assert_eq!(trust.front_proxies, given.front_proxies);
         assert!(trust.identity_headers.contains("x-who"));
+    }
+
+    #[test]
+    fn a_cluster_that_names_no_headers_has_none_believed() {
+        let data = [("requestheader-client-ca-file".to_owned(), authority("cluster").0)].into();
+        let (cluster, faults) = ClusterTrust::default().read(&data, &[], UnixTime::now());
+        assert!(faults.is_empty());
+        let given =
+            GivenTrust { front_proxies: Arc::new(FrontProxies::of_flags()), ..given(true, false) };
+        let trust = given.trust(Some(&cluster), 1);
+        assert!(trust.request_header.is_some());
+        let headers = [(HeaderName::from_static("x-remote-user"), HeaderValue::from_static("a"))];
+        let headers = HeaderMap::from_iter(headers);
+        assert!(request_header::caller(&trust.front_proxies, &headers).is_none());
+        assert!(request_header::caller(&given.front_proxies, &headers).is_some());
+        assert!(trust.identity_headers.contains("x-remote-user"));
     }
 
     #[tokio::test]

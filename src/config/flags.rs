@@ -165,7 +165,7 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',', action = ArgAction::Append, value_name = "AUDIENCES", help_heading = AUTHENTICATION)]
     pub api_audiences: Vec<String>,
     /// How long answers about tokens and authorization outlive their time while the reviewer cannot be
-    /// reached.
+    /// reached or answers with a server error; one that is slow or answers 429 can be reached.
     #[arg(long, default_value = "0s", value_parser = values::ttl, allow_negative_numbers = true, value_name = "DURATION", help_heading = AUTHENTICATION)]
     pub review_cache_outage_ttl: Duration,
 

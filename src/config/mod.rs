@@ -20,7 +20,7 @@ pub use settings::{Effective, Origin, Settings};
 pub use token_flags::{RequiredClaim, TokenFlags};
 pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 
-use crate::auth::{self, Anonymous, AuthorizationMode, RequestHeaderConfig};
+use crate::auth::{self, Anonymous, AuthorizationMode, FrontProxies};
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
 use crate::upstream::Source;
@@ -247,9 +247,7 @@ impl Flags {
                 faults.push(Fault {
                     setting: "anonymous-auth",
                     other: Some("authorization-mode"),
-                    text: "true together with the authorization mode AlwaysAllow would let \
-                           everybody do everything"
-                        .to_owned(),
+                    text: format!("true {}", auth::OPEN_TO_EVERYBODY),
                 });
                 Anonymous::Refused
             }
@@ -257,7 +255,7 @@ impl Flags {
         auth::Config {
             client_ca_file: self.client_ca_file.clone(),
             requestheader_client_ca_file: self.requestheader_client_ca_file.clone(),
-            request_header: RequestHeaderConfig {
+            request_header: FrontProxies {
                 allowed_names: list(&self.requestheader_allowed_names),
                 username_headers: list(&self.requestheader_username_headers),
                 uid_headers: list(&self.requestheader_uid_headers),
@@ -266,10 +264,9 @@ impl Flags {
             },
             token_file: self.token_auth_file.clone(),
             jwt: self.tokens.jwt(faults),
-            service_accounts: self.tokens.service_accounts(
-                (self.kubeconfig.is_some() || self.in_cluster, list(&self.api_audiences)),
-                faults,
-            ),
+            service_accounts: self
+                .tokens
+                .service_accounts((self.in_front(), list(&self.api_audiences)), faults),
             anonymous,
             authorization_modes: self.authorization_mode.clone(),
             reviews: self.reviews(faults),
@@ -279,11 +276,15 @@ impl Flags {
 }
 
 impl Flags {
+    /// True in front of a kube-apiserver.
+    fn in_front(&self) -> bool {
+        self.kubeconfig.is_some() || self.in_cluster
+    }
+
     /// True when everybody who is known may do everything.
     fn always_allows(&self) -> bool {
-        let in_front = self.kubeconfig.is_some() || self.in_cluster;
-        (self.authorization_mode.is_empty() && !in_front)
-            || self.authorization_mode.contains(&AuthorizationMode::AlwaysAllow)
+        AuthorizationMode::in_force(&self.authorization_mode, self.in_front())
+            .contains(&AuthorizationMode::AlwaysAllow)
     }
 
     fn reviews(&self, faults: &mut Vec<Fault>) -> auth::ReviewConfig {

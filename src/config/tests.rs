@@ -223,6 +223,9 @@ fn reviews_have_upstreams_flags_and_defaults() {
     let modes = [AuthorizationMode::AlwaysDeny, AuthorizationMode::Webhook];
     assert_eq!(auth.authorization_modes, modes);
     assert_eq!(auth.anonymous, Anonymous::Accepted);
+    // In front of a kube-apiserver it decides.
+    let in_front = config(&["--anonymous-auth", "--kubeconfig=k"]).auth;
+    assert_eq!(in_front.anonymous, Anonymous::Accepted);
 }
 
 #[test]

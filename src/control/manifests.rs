@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::directory::Directory;
+use crate::runtime::files::is_read;
 use crate::store::Store;
 
 /// A full scan at least this often.
@@ -218,9 +218,7 @@ fn found(dir: &Path, event: notify::Result<notify::Event>) -> Vec<Found> {
     if event.need_rescan() {
         return vec![Found::Everything];
     }
-    // Reading files makes events too: ours would never end.
-    let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    if matches!(event.kind, EventKind::Access(_)) && event.kind != written {
+    if is_read(&event) {
         return Vec::new();
     }
     let of_path = |path: &PathBuf| match path.file_name() {

@@ -2,7 +2,14 @@
 
 use serde_json::Value;
 
+use super::api_service::NOT_A_SUBDOMAIN;
 use super::rejection::{Details, Rejection};
+use super::selector::is_subdomain;
+
+/// What may stand after the first `/` of a domain-prefixed path, beside letters and digits.
+const PATH_MARKS: &[u8] = b"/-._~%!$&'()*+,;=:";
+const NOT_A_PATH: &str =
+    "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
 
 /// One fault in one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +56,21 @@ impl FieldError {
     pub fn too_many(field: &str, count: usize, max: usize) -> Self {
         let text = format!("Too many: {count}: must have at most {max} items");
         Self::new("FieldValueTooMany", field, text)
+    }
+
+    /// What is wrong with a text that must be a domain and a path (`IsDomainPrefixedPath`).
+    pub fn domain_prefixed_path(field: &str, text: &str) -> Option<Self> {
+        let fault = |part: &str, detail| Some(Self::invalid(field, &part.into(), detail));
+        let parts =
+            text.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
+        let Some((host, path)) = parts else {
+            return fault(text, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        };
+        if !is_subdomain(host) {
+            return fault(host, NOT_A_SUBDOMAIN);
+        }
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || PATH_MARKS.contains(byte);
+        if path.as_bytes().iter().all(fits) { None } else { fault(path, NOT_A_PATH) }
     }
 
     fn new(reason: &'static str, field: &str, text: String) -> Self {

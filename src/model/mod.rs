@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod duration;
 pub mod election;
 pub mod endpoints;
+pub mod error_text;
 pub mod expiry;
 pub mod fault;
 pub mod field_error;

@@ -314,7 +314,7 @@ pub(super) fn audit_id(parts: &Parts) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::RequestHeaderConfig;
+    use crate::auth::FrontProxies;
     use crate::model::user::User;
     use http::Request;
 
@@ -325,7 +325,7 @@ mod tests {
         }
         let (parts, ()) = builder.body(()).unwrap().into_parts();
         let caller = Caller::new(User { name: "alice".to_owned(), ..User::default() }).unwrap();
-        let identity = IdentityHeaders::new(&[&RequestHeaderConfig::default()]);
+        let identity = IdentityHeaders::new(&[&FrontProxies::of_flags()]);
         let client = ClientAddress::new("10.1.2.3".parse().unwrap());
         let id = HeaderValue::from_static("id");
         let map = for_backend(&parts, &Told::by_certificate(&caller), &identity, &client, &id);

@@ -99,10 +99,14 @@ fn watcher(
     Ok(watcher)
 }
 
-/// Reading files makes events too: ours would never end.
-fn is_change(event: &notify::Event, names: &BTreeSet<OsString>) -> bool {
+/// True when a file was only read, which makes events too: ours would never end.
+pub fn is_read(event: &notify::Event) -> bool {
     let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
-    if matches!(event.kind, EventKind::Access(_)) && event.kind != written {
+    matches!(event.kind, EventKind::Access(_)) && event.kind != written
+}
+
+fn is_change(event: &notify::Event, names: &BTreeSet<OsString>) -> bool {
+    if is_read(event) {
         return false;
     }
     let concerns = |path: &PathBuf| {

@@ -159,6 +159,16 @@ pub enum Change {
     Delete(Key),
 }
 
+impl Change {
+    /// What the object is found by.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Put(object) => object.key(),
+            Self::Delete(key) => key.clone(),
+        }
+    }
+}
+
 /// The store; clones are handles of the same one.
 #[derive(Clone, Debug)]
 pub struct Store {

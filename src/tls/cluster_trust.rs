@@ -7,13 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::client_chain::{ClientAuthority, leaf};
 use super::expiry::{Kind, Watched};
-use super::{TlsError, certificates};
+use super::{TlsError, certificates, pem};
 
 /// The namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
@@ -28,9 +26,9 @@ const USERNAME_HEADERS: &str = "requestheader-username-headers";
 const UID_HEADERS: &str = "requestheader-uid-headers";
 const GROUP_HEADERS: &str = "requestheader-group-headers";
 const EXTRA_PREFIXES: &str = "requestheader-extra-headers-prefix";
-
-/// Characters of a line of PEM (RFC 7468, 2).
-const PEM_LINE: usize = 64;
+/// They count together.
+const LISTS: [&str; 5] =
+    [ALLOWED_NAMES, USERNAME_HEADERS, UID_HEADERS, GROUP_HEADERS, EXTRA_PREFIXES];
 
 /// Whom the cluster's servers believe.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +41,7 @@ pub struct ClusterTrust {
     pub request_header: Option<Authorities>,
     /// Who may be a front proxy, and in which headers it says who is calling.
     pub front_proxies: FrontProxies,
-    /// What was read last, so that it can be kept.
+    /// What counts of what was read, so that it can be kept and read again.
     pub data: BTreeMap<String, String>,
     /// Whether these servers believe portico's own certificate about callers.
     pub believes_portico: Belief,
@@ -58,16 +56,17 @@ pub struct Authorities {
     pub authority: Arc<ClientAuthority>,
 }
 
-/// The `requestheader-*` lists.
+/// The `requestheader-*` lists: which front proxies are believed, and in which headers they say who
+/// is calling. By default they are empty, as in a cluster that names none, and nobody is believed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrontProxies {
     /// Common names of front proxies; empty for any that the authorities vouch for.
     pub allowed_names: Vec<String>,
-    /// Headers with the user name.
+    /// Headers with the user name; the first that is not empty counts.
     pub username_headers: Vec<String>,
-    /// Headers with the uid.
+    /// Headers with the uid; the first that is not empty counts.
     pub uid_headers: Vec<String>,
-    /// Headers with groups.
+    /// Headers with groups; all of them count.
     pub group_headers: Vec<String>,
     /// Prefixes of headers with extra keys.
     pub extra_prefixes: Vec<String>,
@@ -95,17 +94,28 @@ impl ClusterTrust {
         now: UnixTime,
     ) -> (Self, Vec<TlsError>) {
         let mut faults = Vec::new();
-        let mut next = Self { known: true, data: data.clone(), ..self.clone() };
+        let mut next = Self { known: true, ..self.clone() };
         for (key, slot) in
             [(CLIENT_CA, &mut next.client), (REQUEST_HEADER_CA, &mut next.request_header)]
         {
             match authorities(key, data, slot.as_ref()) {
-                Ok(read) => *slot = read.or_else(|| slot.take()),
+                Ok(Some(read)) => {
+                    next.data.insert(key.to_owned(), read.pem.to_string());
+                    *slot = Some(read);
+                }
+                Ok(None) => {}
                 Err(fault) => faults.push(fault),
             }
         }
         match FrontProxies::read(data) {
-            Ok(front_proxies) => next.front_proxies = front_proxies,
+            Ok(front_proxies) => {
+                next.front_proxies = front_proxies;
+                for key in LISTS {
+                    next.data.remove(key);
+                }
+                let lists = data.iter().filter(|(key, _)| LISTS.contains(&key.as_str()));
+                next.data.extend(lists.map(|(key, text)| (key.clone(), text.clone())));
+            }
             Err(fault) => faults.push(fault),
         }
         next.believes_portico = next.belief(chain, now);
@@ -127,9 +137,8 @@ impl ClusterTrust {
             ("cluster-requestheader-client-ca", REQUEST_HEADER_CA, &self.request_header),
         ];
         published.into_iter().filter_map(|(name, key, authorities)| {
-            // They were read before, so that nothing is lost here.
-            let read = certificates(&place(key), authorities.as_ref()?.pem.as_bytes()).ok()?;
-            Some(Watched::new(name, &place(key), Kind::Authorities, &read))
+            let read = authorities.as_ref()?.authority.certificates();
+            Some(Watched::new(name, &place(key), Kind::Authorities, read))
         })
     }
 
@@ -159,6 +168,18 @@ impl ClusterTrust {
 }
 
 impl FrontProxies {
+    /// What the flags say by default (`--requestheader-*`).
+    pub fn of_flags() -> Self {
+        let one = |name: &str| vec![name.to_owned()];
+        Self {
+            allowed_names: Vec::new(),
+            username_headers: one("x-remote-user"),
+            uid_headers: Vec::new(),
+            group_headers: one("x-remote-group"),
+            extra_prefixes: one("x-remote-extra-"),
+        }
+    }
+
     /// All five lists, or the fault of the first that is broken: they count together.
     fn read(data: &BTreeMap<String, String>) -> Result<Self, TlsError> {
         let list = |key: &str| match data.get(key).map(String::as_str) {
@@ -220,23 +241,11 @@ pub fn with_authorities(
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
-            write_pem(&mut text, certificate);
+            text.push_str(&pem(certificate));
             added = true;
         }
     }
     Ok(added.then_some(text))
-}
-
-fn write_pem(text: &mut String, certificate: &CertificateDer<'_>) {
-    text.push_str("-----BEGIN CERTIFICATE-----\n");
-    let encoded = BASE64_STANDARD.encode(certificate);
-    for (at, letter) in encoded.chars().enumerate() {
-        if at > 0 && at % PEM_LINE == 0 {
-            text.push('\n');
-        }
-        text.push(letter);
-    }
-    text.push_str("\n-----END CERTIFICATE-----\n");
 }
 
 #[cfg(test)]
@@ -253,6 +262,17 @@ mod tests {
     fn read(last: &ClusterTrust, pairs: &[(&str, &str)]) -> (ClusterTrust, Vec<String>) {
         let (trust, faults) = last.read(&data(pairs), &[], UnixTime::now());
         (trust, faults.iter().map(ToString::to_string).collect())
+    }
+
+    /// After a restart the same is in force.
+    #[track_caller]
+    fn check_kept(trust: &ClusterTrust) {
+        let (again, faults) = ClusterTrust::default().read(&trust.data, &[], UnixTime::now());
+        assert!(faults.is_empty(), "{faults:?}");
+        let pem = |it: &Option<Authorities>| it.as_ref().map(|it| Arc::clone(&it.pem));
+        assert_eq!(pem(&again.client), pem(&trust.client));
+        assert_eq!(pem(&again.request_header), pem(&trust.request_header));
+        assert_eq!(again.front_proxies, trust.front_proxies);
     }
 
     #[test]
@@ -289,14 +309,17 @@ mod tests {
             assert!(faults[0].contains(ALLOWED_NAMES), "{faults:?}");
             assert_eq!(next.front_proxies.allowed_names, ["a"]);
             assert!(next.client.is_some() && next.request_header.is_some());
+            check_kept(&next);
         }
         for text in ["nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             let (next, faults) = read(&first, &[(CLIENT_CA, text), (UID_HEADERS, "[\"u\"]")]);
             assert!(faults[0].contains(CLIENT_CA), "{faults:?}");
-            assert_eq!(*next.client.unwrap().pem, *pem);
+            assert_eq!(*next.client.as_ref().unwrap().pem, *pem);
             assert_eq!(next.front_proxies.uid_headers, ["u"]);
             assert!(next.front_proxies.allowed_names.is_empty());
+            check_kept(&next);
         }
+        check_kept(&read(&first, &[]).0);
     }
 
     #[test]

@@ -12,12 +12,17 @@ mod verifier;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::runtime::files::{Files, Unreadable};
 use crate::runtime::snapshot::View;
+
+/// Characters of a line of PEM text (RFC 7468 §2).
+const PEM_LINE: usize = 64;
 
 /// A certificate chain with its private key.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +92,19 @@ pub fn certificates(place: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'stati
         return Err(problem("data does not contain any valid certificates".to_owned()));
     }
     Ok(found)
+}
+
+/// A certificate as PEM text.
+pub fn pem(certificate: &[u8]) -> String {
+    let mut text = "-----BEGIN CERTIFICATE-----".to_owned();
+    for (at, letter) in BASE64_STANDARD.encode(certificate).chars().enumerate() {
+        if at % PEM_LINE == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text.push_str("\n-----END CERTIFICATE-----\n");
+    text
 }
 
 /// Reads a file of PEM certificates.

@@ -52,7 +52,7 @@ pub(super) struct Http2 {
 pub(super) struct State {
     in_flight: AtomicUsize,
     closed: AtomicBool,
-    /// True once it has carried a request.
+    /// True once a request on it was answered, or may have been acted on.
     served: AtomicBool,
     noted: Noted,
     times: DialTimes,
@@ -140,7 +140,6 @@ impl Lease {
     /// Holds a stream of an HTTP/2 connection.
     pub(super) fn http2(place: Place, state: &Arc<State>) -> Self {
         state.in_flight.fetch_add(1, Ordering::Relaxed);
-        state.served.store(true, Ordering::Relaxed);
         Self { place, kind: Kind::Http2(Arc::clone(state)), times: state.times, upload: None }
     }
 
@@ -172,6 +171,13 @@ impl Lease {
             Kind::Http2(state) => state.noted(),
             Kind::Http1 { connection, .. } => connection.as_ref()?.noted.get().cloned(),
             Kind::Dedicated { .. } => None,
+        }
+    }
+
+    /// The request was answered, or may have been acted on: the connection was of use.
+    pub(super) fn served(&self) {
+        if let Kind::Http2(state) = &self.kind {
+            state.served.store(true, Ordering::Relaxed);
         }
     }
 

@@ -161,12 +161,17 @@ pub(super) async fn exchange_http2(
     }
     match response.await {
         Ok(response) => {
+            lease.served();
             let (head, stream) = response.into_parts();
             Ok(Answer { head, body: Body::http2(stream), lease })
         }
         Err(error) => {
             let noted = lease.noted();
+            let by_tls = noted.is_some();
             let mut failed = Failed::http2(&error, noted);
+            if failed.retry == Retry::Never && !by_tls {
+                lease.served();
+            }
             if !untouched {
                 failed.retry = Retry::Never;
             }

@@ -17,7 +17,7 @@ use h2::client::ResponseFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::{Http1, Http2, Lease};
+use super::connection::{Http1, Http2, Lease, State};
 use super::describe::{CONNECTIONS_SHOWN_MAX, QUESTIONS_MAX, Question, SlotState};
 use super::dial::{Protocols, dial};
 use super::endpoint::{Backend, Endpoint, Place};
@@ -39,7 +39,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// Requests open on one endpoint past which no connection is opened for a single request, which is
 /// what HTTP/1.1, upgrades and anonymous callers need.
 pub(super) const EXCLUSIVE_MAX: usize = 4096;
-/// Connections in a row that end before their first answer until callers are told so.
+/// Connections in a row that end without having served a request until callers are told so.
 const USELESS_MAX: u32 = 3;
 
 /// What kinds of requests do not share connections.
@@ -73,7 +73,7 @@ struct Slot {
     /// True once the endpoint chose HTTP/1.1: then each request dials for itself.
     speaks_http1: bool,
     dialing: Option<Dialing>,
-    /// Connections in a row that ended before their first answer.
+    /// Connections in a row that ended without having served a request.
     useless: u32,
 }
 
@@ -244,9 +244,7 @@ impl Pool {
                     );
                     connection.state.close();
                     let noted = connection.state.noted();
-                    if !connection.state.has_served() {
-                        slot.useless += 1;
-                    }
+                    slot.useless = useless(slot.useless, &connection.state);
                     slot.http2.swap_remove(at);
                     if slot.useless >= USELESS_MAX {
                         slot.useless = 0;
@@ -424,6 +422,11 @@ impl Drop for DialEnd<'_> {
     }
 }
 
+/// How many connections in a row were useless, this one being the last that ended.
+fn useless(before: u32, ended: &State) -> u32 {
+    if ended.has_served() { 0 } else { before + 1 }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Room {
     Enough,
@@ -444,13 +447,14 @@ impl Slot {
         }
     }
 
-    /// Lets go of connections that have ended; what was noted of one that never answered anything.
+    /// Lets go of connections that have ended; what was noted of one that never served a request.
     fn take_closed(&mut self) -> Option<Fault> {
-        let (useless, mut noted) = (&mut self.useless, None);
+        let (count, mut noted) = (&mut self.useless, None);
         self.http2.retain(|Http2 { state, .. }| {
-            if state.is_closed() && !state.has_served() {
-                *useless += 1;
-                noted = state.noted().or(noted.take());
+            if state.is_closed() {
+                *count = useless(*count, state);
+                let is_useless = *count > 0;
+                noted = state.noted().or(noted.take()).filter(|_| is_useless);
             }
             !state.is_closed()
         });

@@ -52,8 +52,12 @@ async fn ready(rig: &Rig) -> String {
 
 /// A request may be routed a moment before it is said that requests are.
 async fn await_ready(rig: &Rig) {
-    eventually("ready", async || ready(rig).await.contains("[+]poststarthook/core-watches ok"))
-        .await;
+    eventually("ready", async || {
+        let told = ready(rig).await;
+        let is_done = |name: &str| told.contains(&format!("[+]poststarthook/{name} ok"));
+        is_done("core-watches") && is_done("core-trust")
+    })
+    .await;
 }
 
 async fn inside(rig: &Rig) -> Value {
@@ -179,7 +183,9 @@ async fn readiness_names_the_watches_until_everything_was_seen_once() {
     core.cluster.apply(&objects("two", &[&two]));
     core.cluster.refuse(Some(500));
     let rig = core.portico(core.setup(&token())).await;
-    assert!(ready(&rig).await.contains("[-]poststarthook/core-watches"), "{}", ready(&rig).await);
+    let awaited = ready(&rig).await;
+    assert!(awaited.contains("[-]poststarthook/core-watches"), "{awaited}");
+    assert!(awaited.contains("[-]poststarthook/core-trust"), "{awaited}");
     core.cluster.refuse(None);
     await_ready(&rig).await;
     await_direct(&rig, &path("two", "things"), &two).await;

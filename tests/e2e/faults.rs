@@ -259,6 +259,26 @@ async fn one_dead_backend_does_not_touch_another() {
 }
 
 #[tokio::test]
+async fn a_backend_that_refuses_and_ends_what_it_is_sent_is_not_dialled_for_every_request() {
+    let listener =
+        Listener::http2("refusing", h2::server::Builder::new(), |mut connection, _| async move {
+            if let Some(Ok((_, mut answer))) = connection.accept().await {
+                answer.send_reset(h2::Reason::REFUSED_STREAM);
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                while connection.accept().await.is_some() {}
+            }
+        });
+    let rig = Setup::new().service("refusing", &[listener.address]).start().await;
+    let mut client = rig.alice(Protocol::Http2).await;
+    for _ in 0..10 {
+        let answer = client.get(&path("refusing", "things")).await;
+        assert_eq!(answer.cause(), "BackendReset", "{}", answer.text());
+    }
+    // Three tries a request, if none learnt from those before.
+    assert!(listener.accepted() <= 20, "{}", listener.accepted());
+}
+
+#[tokio::test]
 async fn a_backend_that_closes_each_connection_at_once_is_not_dialled_without_end() {
     let two =
         Listener::http2("gone-two", h2::server::Builder::new(), |mut connection, _| async move {

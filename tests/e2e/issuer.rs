@@ -19,6 +19,7 @@ use portico::tls::provider;
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::ServerConfig;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::backend::Listener;
 use crate::pki::PKI;
@@ -69,10 +70,10 @@ pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-#[derive(Default)]
 struct State {
     keys: Mutex<Vec<Value>>,
     is_down: AtomicBool,
+    is_held: watch::Sender<bool>,
     fetched: AtomicUsize,
 }
 
@@ -85,7 +86,12 @@ pub(crate) struct Issuer {
 
 impl Issuer {
     pub(crate) fn start(keys: &[&SigningKey]) -> Self {
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            keys: Mutex::default(),
+            is_down: AtomicBool::new(false),
+            is_held: watch::Sender::new(false),
+            fetched: AtomicUsize::new(0),
+        });
         let served = Arc::clone(&state);
         let listener = Listener::tls(tls(), move |stream, _| {
             let state = Arc::clone(&served);
@@ -93,7 +99,8 @@ impl Issuer {
                 let address = stream.get_ref().0.local_addr().unwrap();
                 let url = format!("https://localhost:{}", address.port());
                 let service = service_fn(move |request| {
-                    std::future::ready(Ok::<_, Infallible>(answer(&request, &url, &state)))
+                    let (state, url) = (Arc::clone(&state), url.clone());
+                    async move { Ok::<_, Infallible>(answer(&request, &url, &state).await) }
                 });
                 let serving = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service);
@@ -117,6 +124,11 @@ impl Issuer {
         self.state.is_down.store(is_down, Ordering::SeqCst);
     }
 
+    /// From now on it answers nobody.
+    pub(crate) fn hold(&self) {
+        self.state.is_held.send_replace(true);
+    }
+
     /// How often its keys were asked for, with whatever result.
     pub(crate) fn asked(&self) -> usize {
         self.state.fetched.load(Ordering::SeqCst)
@@ -128,8 +140,10 @@ impl Issuer {
     }
 }
 
-fn answer(request: &Request<Incoming>, url: &str, state: &State) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, url: &str, state: &State) -> Response<Full<Bytes>> {
     state.fetched.fetch_add(1, Ordering::SeqCst);
+    // Its sender is here.
+    state.is_held.subscribe().wait_for(|is_held| !is_held).await.ok();
     let (status, body) = match request.uri().path() {
         _ if state.is_down.load(Ordering::SeqCst) => (503, json!("down")),
         "/.well-known/openid-configuration" => {

@@ -12,7 +12,7 @@ use crate::issuer::{Issuer, SigningKey, now};
 use crate::pki::PKI;
 use crate::proxying::Pair;
 use crate::review_server::{ReviewServer, nobodys, whose};
-use crate::rig::{BOBS_TOKEN, Rig, Setup, eventually, path};
+use crate::rig::{BOBS_TOKEN, Rig, Setup, eventually, path, within};
 
 const CONFIG: &str = "authentication.yaml";
 
@@ -224,6 +224,34 @@ async fn a_webhook_is_asked_about_tokens_that_nobody_here_believes() {
     let asked = webhook.reviews().len();
     assert_eq!(user(&pair.rig, &key.token(&with(claims(), "sub", "june"))).await, "oidc:june");
     assert_eq!(webhook.reviews().len(), asked);
+}
+
+#[tokio::test]
+async fn whom_the_webhook_knows_does_not_wait_for_an_issuer_that_hangs() {
+    let (known, new) = (SigningKey::new("k1"), SigningKey::new("k2"));
+    let issuer = Issuer::start(&[&known]);
+    let webhook = ReviewServer::start(|_| whose(&json!({"username": "carol"})));
+    let pair = Pair::start_with(webhook.reviews_tokens(setup(&issuer))).await;
+    let token = |key: &SigningKey| key.token(&with(issuer.claims("jane"), "uid", "u"));
+    let (own, reviewed) = (token(&known), token(&new));
+    eventually("the issuer's keys are known", async || user(&pair.rig, &own).await == "oidc:jane")
+        .await;
+    assert_eq!(user(&pair.rig, &reviewed).await, "carol");
+    issuer.hold();
+    let before = issuer.asked();
+    eventually("the issuer is asked in vain", async || {
+        assert_eq!(user(&pair.rig, &reviewed).await, "carol");
+        issuer.asked() > before
+    })
+    .await;
+    // A wait for keys takes five seconds.
+    within("the answers", async {
+        for _ in 0..10 {
+            assert_eq!(user(&pair.rig, &reviewed).await, "carol");
+        }
+    })
+    .await;
+    assert_eq!(webhook.tokens(&reviewed).len(), 1);
 }
 
 #[tokio::test]

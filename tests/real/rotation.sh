@@ -181,13 +181,19 @@ nobody_noticed() {
   done
 }
 
+# with_a_line FROM TO   the same authorities for whom no connection was made yet and no TLS session is remembered: those count on
+# when an authority comes back
+with_a_line() {
+  cat "$1" <(echo) >"$2.new"
+  mv "$2.new" "$2"
+}
+
 # Nobody is to be served by who shows one of the old, hence without anybody who reads.
 the_old_are_refused() {
   breaks_and_heals "its caBundle is the old one" old_bundle_is_set new_bundle_is_set
   put "$work/old" "$certs" portico.crt portico.key
   believed "a kube-apiserver that shows the old certificate" 200 serves "$upstream/livez" "$work/old"
-  # TLS sessions of before count on, until the authorities are others: those same and an empty line.
-  reads_again serving-ca.crt bash -c 'cat "$1" <(echo) >"$2.new" && mv "$2.new" "$2"' _ "$new/serving-ca.crt" "$rotating/serving-ca.crt"
+  reads_again serving-ca.crt with_a_line "$new/serving-ca.crt" "$rotating/serving-ca.crt"
   believed "is not believed" 503 upgrading
   says_why || fail "and the answer says why" "it does not" "$work/answer"
   put "$new" "$certs" portico.crt portico.key
@@ -195,7 +201,7 @@ the_old_are_refused() {
 }
 
 # shellcheck disable=SC2317,SC2329 # breaks_and_heals calls them
-old_bundle_is_set() { set_bundle "$work/old/serving-ca.crt"; }
+old_bundle_is_set() { with_a_line "$work/old/serving-ca.crt" "$work/old-bundle.crt" && set_bundle "$work/old-bundle.crt"; }
 # shellcheck disable=SC2317,SC2329
 new_bundle_is_set() { set_bundle "$new/serving-ca.crt"; }
 

@@ -36,13 +36,13 @@ pub(in crate::auth) struct FetchedKeys {
     is_trying: AtomicBool,
     /// Tries that have ended, however.
     tries: watch::Sender<u64>,
-    /// When the last try began, in Unix milliseconds.
+    /// When the last try began, or ended when it failed, in Unix milliseconds.
     last_try_ms: AtomicU64,
 }
 
 /// Keys that are being fetched because of a token.
 #[derive(Debug)]
-pub struct Awaited {
+pub(in crate::auth) struct Awaited {
     keys: Arc<FetchedKeys>,
     tries: watch::Receiver<u64>,
 }
@@ -50,7 +50,7 @@ pub struct Awaited {
 impl Awaited {
     /// Waits until they are there, or not for longer than makes sense, or until `deadline`; the token
     /// is then to be looked at again.
-    pub async fn fetched(mut self, deadline: Option<Instant>) {
+    pub(in crate::auth) async fn fetched(mut self, deadline: Option<Instant>) {
         let patience = Instant::now() + AWAIT_MAX;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
         let ended = timeout_at(until.into(), self.tries.changed()).await;
@@ -128,9 +128,13 @@ impl FetchedKeys {
 
     /// Notes that a try begins, at this time since the Unix epoch.
     pub(super) fn begin(&self, now: Duration) {
+        self.note(now);
+        self.is_trying.store(true, Ordering::Release);
+    }
+
+    fn note(&self, now: Duration) {
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         self.last_try_ms.store(now, Ordering::Relaxed);
-        self.is_trying.store(true, Ordering::Release);
     }
 
     /// Notes that a try has ended, with these keys or none.
@@ -178,6 +182,8 @@ impl FetchedKeys {
                         tracing::error!(%issuer, %error, "keys of token issuer cannot be fetched");
                     }
                     failure = Some(error);
+                    // However long it took, no other begins before the pause is over: no token waits.
+                    self.note(unix_time());
                     self.end(None);
                     true
                 }

@@ -40,7 +40,7 @@ pub enum KeysError {
 
 /// Keys by which tokens are verified.
 #[derive(Clone, Debug, Default)]
-pub struct KeySet {
+pub(in crate::auth) struct KeySet {
     keys: Vec<Key>,
 }
 
@@ -70,7 +70,7 @@ struct Jwks {
 
 impl KeySet {
     /// Reads a key set; keys of other kinds or for other uses are passed over.
-    pub fn from_jwks(json: &[u8]) -> Result<Self, KeysError> {
+    pub(in crate::auth) fn from_jwks(json: &[u8]) -> Result<Self, KeysError> {
         let set: Jwks = serde_json::from_slice(json)?;
         let keys: Vec<Key> = set.keys.into_iter().filter_map(Key::from_json).collect();
         if keys.is_empty() { Err(KeysError::Empty) } else { Ok(Self { keys }) }
@@ -78,7 +78,7 @@ impl KeySet {
 
     /// Reads every key of PEM text: public keys, private keys (their public half) and certificates.
     /// A key's name is upstream's: the hash of its `SubjectPublicKeyInfo`.
-    pub fn from_pem(place: &str, pem: &[u8]) -> Result<Self, KeysError> {
+    pub(in crate::auth) fn from_pem(place: &str, pem: &[u8]) -> Result<Self, KeysError> {
         let problem = |problem: String| KeysError::Pem { place: place.to_owned(), problem };
         let mut keys = Vec::new();
         for section in Pem::iter_from_buffer(pem) {
@@ -96,7 +96,7 @@ impl KeySet {
     }
 
     /// Adds the keys of `other`.
-    pub fn append(&mut self, mut other: Self) {
+    pub(in crate::auth) fn append(&mut self, mut other: Self) {
         self.keys.append(&mut other.keys);
     }
 

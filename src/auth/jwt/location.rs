@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::keys::{KeySet, KeysError};
+use crate::model::error_text::with_causes;
 use crate::tls::TlsError;
 use crate::tls::backend::{Trust, client_config};
 
@@ -35,7 +36,8 @@ pub(super) struct Location {
 pub(super) enum FetchError {
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("{}", chain(.0))]
+    /// reqwest's errors keep what matters to themselves.
+    #[error("{}", with_causes(.0))]
     Http(#[from] reqwest::Error),
     #[error("{url}: {status}")]
     Status { url: Url, status: http::StatusCode },
@@ -53,17 +55,6 @@ pub(super) enum FetchError {
     Url(String),
     #[error(transparent)]
     Keys(#[from] KeysError),
-}
-
-/// reqwest's errors keep what matters to themselves.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[derive(Deserialize)]

@@ -24,14 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use compact::Algorithm;
-pub use fetched_keys::Awaited;
-pub use keys::{KeySet, KeysError};
+
+pub use keys::KeysError;
 pub use reload::JwtError;
-pub use validation::AnonymousRule;
 
 pub(super) use compact::{Claims, LEEWAY_SECONDS, Unverified, audiences, issuer, time};
-pub(super) use fetched_keys::{FetchedKeys, RETRY_INTERVAL};
+pub(super) use fetched_keys::{Awaited, FetchedKeys, RETRY_INTERVAL};
+pub(super) use keys::KeySet;
 pub(super) use reload::start;
+pub(super) use validation::AnonymousRule;
 
 use validation::Rules;
 
@@ -86,7 +87,7 @@ pub struct OidcFlags {
 
 /// All issuers; replaced as a whole when their file changes.
 #[derive(Debug, Default)]
-pub struct Issuers {
+pub(in crate::auth) struct Issuers {
     /// Grows with every change.
     pub(super) generation: u64,
     all: Vec<Issuer>,

@@ -1,12 +1,14 @@
 //! Tokens of issuers: which count, which do not, and how long new keys are waited for.
 
-use std::time::Instant;
+use std::pin::pin;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::signing::{Signer, jwks};
 use super::*;
+use crate::runtime::telemetry::Metrics;
 
 const ISSUER: &str = "https://issuer.example.com";
 const NOW: f64 = 1_000_000.0;
@@ -183,6 +185,23 @@ async fn a_token_waits_for_keys_until_they_are_there_or_its_requests_time_is_ove
     for awaited in waiting {
         assert!(awaited.fetched(None).now_or_never().is_some());
     }
+}
+
+#[tokio::test]
+async fn no_token_waits_in_the_pause_after_a_try_that_failed_slowly() {
+    let fixture = fixture();
+    let keys = &fixture.issuers.all[0].keys;
+    let fails_slowly = async || {
+        keys.begin(Duration::ZERO);
+        Err::<KeySet, _>("no answer")
+    };
+    let metrics = Metrics::new().unwrap().tokens;
+    let mut running = pin!(Arc::clone(keys).run(metrics, fails_slowly));
+    assert!(running.as_mut().now_or_never().is_none());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seen = keys.current().unwrap();
+    assert!(FetchedKeys::anew(keys, &seen, now).is_none());
+    assert!(FetchedKeys::anew(keys, &seen, now + RETRY_INTERVAL).is_some());
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use moka::sync::Cache;
 use prometheus::IntGauge;
 use smallvec::SmallVec;
 use tokio::sync::watch;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::model::review::reply::Failure;
 use crate::runtime::tasks;
@@ -31,17 +31,15 @@ use crate::runtime::telemetry::CacheMetrics;
 
 /// How long a request waits for a task of another thread before its own thread asks too.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long a request waits for an answer when it has one that is past its time; and how long after a
-/// failure nobody asks who has one.
+/// How long a request that has an answer past its time waits while the reviewer answers nobody; and
+/// how long after a failure nobody asks who has one.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a question may take, whoever waits for it (`cached_token_authenticator.go`).
-const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// A digest of a question.
 pub(super) type Key = [u8; 32];
 /// To be called when a first try has failed and others are to follow.
 pub(super) type Failing = Box<dyn Fn() + Send + Sync>;
-/// A question that is being asked.
+/// A question that is being asked; it must end by itself.
 pub(super) type Lookup<A> = BoxFuture<'static, Result<Found<A>, Failure>>;
 
 /// How many answers are kept, and for how long past their time.
@@ -67,7 +65,7 @@ pub(super) struct Found<A> {
 
 /// What is known of a question.
 #[derive(Debug)]
-pub(super) enum Look<A> {
+enum Look<A> {
     /// The answer.
     Known(A),
     /// An answer past its time, which counts: the reviewer could not be reached just now.
@@ -139,21 +137,31 @@ struct Shared<A> {
     metrics: CacheMetrics,
 }
 
-/// When the reviewer was found out of reach last.
+/// When the reviewer was found out of reach last, and when it was there.
 struct Outage {
     start: Instant,
     /// Milliseconds after `start`, from 1 on; 0 when it answered since.
     failed_at_ms: AtomicU64,
+    /// Milliseconds after `start`.
+    answered_at_ms: AtomicU64,
 }
 
 impl Outage {
-    fn fails(&self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.start).as_millis();
-        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
-        self.failed_at_ms.store(elapsed.max(1), Ordering::Relaxed);
+    fn new(start: Instant) -> Self {
+        Self { start, failed_at_ms: AtomicU64::new(0), answered_at_ms: AtomicU64::new(0) }
     }
 
-    fn ends(&self) {
+    fn elapsed_ms(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.start).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX)
+    }
+
+    fn fails(&self, now: Instant) {
+        self.failed_at_ms.store(self.elapsed_ms(now).max(1), Ordering::Relaxed);
+    }
+
+    fn ends(&self, now: Instant) {
+        self.answered_at_ms.store(self.elapsed_ms(now), Ordering::Relaxed);
         self.failed_at_ms.store(0, Ordering::Relaxed);
     }
 
@@ -161,6 +169,13 @@ impl Outage {
     fn is_recent(&self, now: Instant) -> bool {
         let failed_at = self.failed_at_ms.load(Ordering::Relaxed);
         failed_at != 0 && now < self.start + Duration::from_millis(failed_at) + OUTAGE_PATIENCE
+    }
+
+    /// Until when who asked then waits for the answer, and does not take an old one. A reviewer that
+    /// answers others meanwhile is slow, which strangers can make it, but not out of reach.
+    fn patience_ends(&self, since: Instant) -> Instant {
+        let answered_at = Duration::from_millis(self.answered_at_ms.load(Ordering::Relaxed));
+        since.max(self.start + answered_at) + OUTAGE_PATIENCE
     }
 }
 
@@ -188,38 +203,36 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
             refusals: cache(limits.refusals_max),
             flights: Mutex::default(),
             outage_ttl: limits.outage_ttl,
-            outage: Outage { start: Instant::now(), failed_at_ms: AtomicU64::new(0) },
+            outage: Outage::new(Instant::now()),
             metrics,
         }))
     }
 
-    /// What is known now.
-    pub(super) fn look(&self, key: &Key, now: Instant) -> Look<A> {
-        let look = self.0.look(key, now);
+    /// The answer, where nobody needs to be asked.
+    pub(super) fn look(&self, key: &Key) -> Option<A> {
         let metrics = &self.0.metrics;
-        match look {
-            Look::Known(_) => metrics.hits.inc(),
-            Look::Old(_) => metrics.outages.inc(),
-            Look::Ask(_) => metrics.misses.inc(),
-        }
-        look
+        let (counter, answer) = match self.0.look(key, Instant::now()) {
+            Look::Known(answer) => (&metrics.hits, Some(answer)),
+            Look::Old(answer) => (&metrics.outages, Some(answer)),
+            Look::Ask(_) => (&metrics.misses, None),
+        };
+        counter.inc();
+        answer
     }
 
-    /// The same without counting, for who has looked already.
-    pub(super) fn look_again(&self, key: &Key, now: Instant) -> Look<A> {
-        self.0.look(key, now)
-    }
-
-    /// The answer to a question, which `begin` begins to ask unless that is under way; `old` is the
-    /// answer past its time, if there is one.
+    /// The answer to a question, which `begin` begins to ask unless it was answered just now or that
+    /// is under way. For who has looked and found none.
     pub(super) async fn ask(
         &self,
         key: Key,
-        mut old: Option<A>,
         deadline: Option<Instant>,
         begin: impl Fn(Failing) -> Lookup<A>,
     ) -> Result<A, NoAnswer> {
         let metrics = &self.0.metrics;
+        let mut old = match self.0.look(&key, Instant::now()) {
+            Look::Known(answer) | Look::Old(answer) => return Ok(answer),
+            Look::Ask(old) => old,
+        };
         let _blocked = Counted::new(&metrics.blocked);
         let since = Instant::now();
         let (mut joins_others, mut lost) = (true, false);
@@ -228,20 +241,22 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
                 Joined::Known(answer) => return Ok(answer),
                 Joined::Flight { state, is_own } => (state, is_own),
             };
-            let patience = match (&old, is_own) {
-                (Some(_), _) => Some(OUTAGE_PATIENCE),
-                (None, false) if joins_others => Some(PATIENCE),
+            let until = match (&old, is_own) {
+                (Some(_), _) => Some(self.0.outage.patience_ends(since)),
+                (None, false) if joins_others => Some(since + PATIENCE),
                 (None, _) => None,
             };
-            let until = patience.map(|patience| since + patience);
             let waited = wait(&mut state, old.is_some(), earlier(until, deadline)).await;
             if let Waited::Ended(Ok(answer)) = waited {
                 return Ok(answer);
             }
+            let is_there = match &waited {
+                Waited::Ended(answer) => answer.as_ref().is_err_and(|failure| !failure.is_outage),
+                Waited::TimeOver => self.0.outage.patience_ends(since) > Instant::now(),
+                Waited::Failing | Waited::Lost => false,
+            };
             // Whatever else it is, an old answer is better, unless the reviewer is there.
-            if !matches!(&waited, Waited::Ended(Err(failure)) if !failure.is_outage)
-                && let Some(answer) = old.take()
-            {
+            if !is_there && let Some(answer) = old.take() {
                 metrics.outages.inc();
                 return Ok(answer);
             }
@@ -288,8 +303,7 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
         let in_flight = Counted::new(&self.0.metrics.in_flight);
         let lookup = begin(self.failing(&sender));
         drop(tasks::spawn("review", async move {
-            let found = timeout(LOOKUP_TIME_MAX, lookup).await;
-            let ended = flying.shared.keep(key, found.unwrap_or_else(|_| Err(Failure::of_time())));
+            let ended = flying.shared.keep(key, lookup.await);
             // Kept before it is taken off, so that no other begins in between.
             drop((flying, in_flight));
             sender.send_replace(State::Ended(ended));
@@ -332,7 +346,8 @@ impl<A: Clone + Send + Sync + 'static> Shared<A> {
                 self.outage.fails(Instant::now());
             }
         })?;
-        self.outage.ends();
+        let now = Instant::now();
+        self.outage.ends(now);
         // What was said before does not count any more.
         let (cache, other) = if is_refusal {
             (&self.refusals, &self.answers)
@@ -343,7 +358,7 @@ impl<A: Clone + Send + Sync + 'static> Shared<A> {
         let lifetime = ttl.map(|ttl| ttl + self.outage_ttl).filter(|lifetime| !lifetime.is_zero());
         match (ttl, lifetime) {
             (Some(ttl), Some(lifetime)) => {
-                let (answer, fresh_until) = (answer.clone(), Instant::now() + ttl);
+                let (answer, fresh_until) = (answer.clone(), now + ttl);
                 cache.insert(key, Kept { answer, fresh_until, lifetime });
             }
             _ => cache.invalidate(&key),

@@ -22,8 +22,15 @@ fn found(answer: &'static str, ttl: Duration) -> Found<&'static str> {
     Found { answer, ttl: Some(ttl), is_refusal: false }
 }
 
+/// With an answer that is past its time.
+fn with_an_old_answer() -> KeptReviews<&'static str> {
+    let reviews = reviews(LONG);
+    reviews.0.keep(KEY, Ok(found("old", Duration::ZERO))).unwrap();
+    reviews
+}
+
 fn known(reviews: &KeptReviews<&'static str>, key: &Key, now: Instant) -> String {
-    match reviews.look(key, now) {
+    match reviews.0.look(key, now) {
         Look::Known(answer) => answer.to_owned(),
         Look::Old(answer) => format!("old {answer}"),
         Look::Ask(None) => "ask".to_owned(),
@@ -88,7 +95,7 @@ fn a_thread_asks_for_itself_when_the_one_that_asks_is_stuck() {
         let reviews = Arc::clone(&reviews);
         on_a_thread(async move {
             let begin = |_: Failing| async { Ok(found("late", LONG)) }.boxed();
-            assert!(reviews.ask(KEY, None, None, begin).now_or_never().is_none());
+            assert!(reviews.ask(KEY, None, begin).now_or_never().is_none());
             started.send(()).unwrap();
             // Nothing runs on this thread now.
             assert!(released.recv().is_err());
@@ -99,7 +106,7 @@ fn a_thread_asks_for_itself_when_the_one_that_asks_is_stuck() {
         let reviews = Arc::clone(&reviews);
         on_a_thread(async move {
             let begin = |_: Failing| async { Ok(found("own", LONG)) }.boxed();
-            reviews.ask(KEY, None, None, begin).await.unwrap()
+            reviews.ask(KEY, None, begin).await.unwrap()
         })
     };
     assert_eq!(other.join().unwrap(), "own");
@@ -115,14 +122,14 @@ fn a_question_ends_with_its_thread_and_is_asked_anew() {
         let reviews = Arc::clone(&reviews);
         on_a_thread(async move {
             let begin = |_: Failing| std::future::pending().boxed();
-            assert!(reviews.ask(KEY, None, None, begin).now_or_never().is_none());
+            assert!(reviews.ask(KEY, None, begin).now_or_never().is_none());
         })
     };
     ending.join().unwrap();
     assert!(reviews.0.flights().is_empty());
     let begin = |_: Failing| async { Ok(found("again", LONG)) }.boxed();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let answer = runtime.block_on(reviews.ask(KEY, None, None, begin));
+    let answer = runtime.block_on(reviews.ask(KEY, None, begin));
     assert_eq!(answer.unwrap(), "again");
 }
 
@@ -134,7 +141,7 @@ fn broken() -> Result<Found<&'static str>, Failure> {
 async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
     let reviews = reviews(Duration::ZERO);
     let begin = |_: Failing| async { broken() }.boxed();
-    let answer = reviews.ask(KEY, None, None, begin).await;
+    let answer = reviews.ask(KEY, None, begin).await;
     assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "the review was given up"));
     assert!(reviews.0.flights().is_empty());
     assert_eq!(reviews.0.metrics.in_flight.get(), 0);
@@ -142,7 +149,7 @@ async fn a_question_that_panics_is_an_error_and_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn who_has_an_old_answer_takes_it_after_the_first_failure_and_the_asking_goes_on() {
-    let reviews = reviews(LONG);
+    let (start, reviews) = (Instant::now(), with_an_old_answer());
     let (asked, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let begin = |failing: Failing| {
         let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
@@ -154,19 +161,46 @@ async fn who_has_an_old_answer_takes_it_after_the_first_failure_and_the_asking_g
         }
         .boxed()
     };
-    assert_eq!(reviews.ask(KEY, Some("old"), None, begin).await.unwrap(), "old");
-    assert_eq!(reviews.ask(KEY, Some("old"), None, begin).await.unwrap(), "old");
+    assert_eq!(reviews.ask(KEY, None, begin).await.unwrap(), "old");
+    // As if the failure had been a while ago.
+    reviews.0.outage.ends(start);
+    assert_eq!(reviews.ask(KEY, None, begin).await.unwrap(), "old");
     assert_eq!(reviews.0.metrics.outages.get(), 2);
+    let mut state = reviews.0.flights()[&KEY][0].state.clone();
     release.notify_one();
-    assert_eq!(reviews.ask(KEY, None, None, begin).await.unwrap(), "new");
+    let ended = state.wait_for(|state| matches!(state, State::Ended(Ok("new")))).await;
+    assert!(ended.is_ok());
     assert_eq!(asked.load(Ordering::SeqCst), 1);
     assert_eq!(known(&reviews, &KEY, Instant::now()), "new");
 }
 
 #[tokio::test]
 async fn an_old_answer_does_not_count_against_a_reviewer_that_is_there() {
-    let reviews = reviews(LONG);
+    let reviews = with_an_old_answer();
     let begin = |_: Failing| async { Err(Failure::of_answer("nonsense".to_owned())) }.boxed();
-    let answer = reviews.ask(KEY, Some("old"), None, begin).await;
+    let answer = reviews.ask(KEY, None, begin).await;
     assert!(matches!(answer, Err(NoAnswer::Failed(text)) if text == "nonsense"));
+}
+
+#[tokio::test]
+async fn who_does_not_wait_for_the_reviewer_gets_no_old_answer() {
+    let reviews = with_an_old_answer();
+    let begin = |_: Failing| std::future::pending().boxed();
+    let answer = reviews.ask(KEY, Some(Instant::now()), begin).await;
+    assert!(matches!(answer, Err(NoAnswer::Deadline)));
+}
+
+#[test]
+fn a_reviewer_that_answers_others_is_waited_for() {
+    let begun = Instant::now();
+    let outage = Outage::new(begun);
+    let at = |millis| begun + Duration::from_millis(millis);
+    let patience_of = |since| outage.patience_ends(at(since)) - begun;
+    assert_eq!(patience_of(500), Duration::from_millis(1500));
+    outage.ends(at(300));
+    assert_eq!(patience_of(500), Duration::from_millis(1500));
+    outage.ends(at(1400));
+    assert_eq!(patience_of(500), Duration::from_millis(2400));
+    outage.fails(at(1900));
+    assert_eq!(patience_of(500), Duration::from_millis(2400));
 }

@@ -61,13 +61,20 @@ impl Conditions {
 
     /// Writes for ever.
     pub(super) async fn run(mut self) {
+        while self.leading.wait_for(|leads| *leads).await.is_ok() {
+            if self.lead().await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Writes until leadership was lost, be it to be had again. Then nothing counts as written:
+    /// whoever led meanwhile may have written otherwise. None when nothing will change any more.
+    async fn lead(&mut self) -> Option<()> {
         let mut revisions = self.store.subscribe();
         let mut written = Written::new();
         let mut said = None;
         loop {
-            if self.leading.wait_for(|leads| *leads).await.is_err() {
-                return;
-            }
             revisions.mark_unchanged();
             let (stored, _) = self.store.list(Kind::ApiService);
             let due = due(&stored, &self.reported.load(), &mut written);
@@ -79,12 +86,10 @@ impl Conditions {
             let is_failed = failed.is_some();
             said = failed;
             tokio::select! {
-                changed = revisions.changed() => if changed.is_err() { return },
-                // Whoever led meanwhile may have written otherwise.
-                changed = self.leading.changed() => match changed {
-                    Ok(()) => written.clear(),
-                    Err(_) => return,
-                },
+                // Lest a change of the objects hide one of leadership.
+                biased;
+                changed = self.leading.changed() => return changed.ok(),
+                changed = revisions.changed() => changed.ok()?,
                 () = sleep_until(again), if is_failed => self.apis.rotate_left(1),
             }
         }
@@ -164,7 +169,9 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
+    use crate::control::watch::scripted;
     use crate::model::availability::{Condition, Status};
+    use crate::runtime::tasks;
     use crate::store::{Change, Key, Object};
 
     fn store(conditions: &[(&str, Condition)]) -> Store {
@@ -254,5 +261,28 @@ mod tests {
         let condition = &patch(&due[0].condition)["status"]["conditions"][0];
         assert_eq!(condition["type"], "Available");
         assert_eq!(condition["reason"], "MissingEndpoints");
+    }
+
+    #[tokio::test]
+    async fn everything_is_written_again_after_leadership_was_lost_however_shortly() {
+        let store = store(&[("a", failed())]);
+        let (told, mut patches) = watch::channel(0);
+        let servers = scripted::servers(vec![scripted::client(move |_, _| {
+            told.send_modify(|count| *count += 1);
+            Some((200, json!({"metadata": {"name": "a"}})))
+        })]);
+        let (leading, leads) = watch::channel(true);
+        let reported = View::fixed(Reported::new());
+        let conditions = Conditions::new(&servers, store.clone(), reported, leads);
+        let _task = tasks::spawn_owned("conditions", conditions.run());
+        for round in 0..20 {
+            let written = patches.wait_for(|count| *count > round);
+            timeout(Duration::from_secs(10), written).await.expect("written again").unwrap();
+            // All at once, as the task sees it.
+            leading.send_replace(false);
+            leading.send_replace(true);
+            set(&store, &[("a", Condition::passed())]);
+            set(&store, &[("a", failed())]);
+        }
     }
 }

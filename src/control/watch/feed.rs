@@ -12,7 +12,8 @@ use kube::{Error as KubeError, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
-use super::servers::Watched;
+use super::servers::{Watched, another_may_help};
+use crate::model::error_text::with_causes;
 
 /// After so many seconds the server ends a watch, which is resumed; a connection that is dead without
 /// a sign is noticed five seconds later.
@@ -141,7 +142,7 @@ where
         self.watched.pace.ended();
         self.in_trouble = true;
         let servers = self.watched.apis.len();
-        if code(error).is_none() && servers > 1 {
+        if servers > 1 && another_may_help(code(error)) {
             self.at = (self.at + 1) % servers;
             self.restart();
         }
@@ -185,23 +186,20 @@ pub(in crate::control) fn explain(error: &KubeError) -> String {
     if let KubeError::Api(status) = error {
         return format!("{}: {}", status.code, status.message);
     }
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let reason = error.to_string();
-        if !text.ends_with(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        source = error.source();
-    }
-    text
+    with_causes(error)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use k8s_openapi::api::core::v1::ConfigMap;
     use kube::core::Status;
+    use serde_json::json;
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::control::watch::scripted;
 
     #[track_caller]
     fn check(error: &watcher::Error, expected: &str, is_forbidden: bool) {
@@ -219,5 +217,18 @@ mod tests {
         let error = KubeError::Service(Box::new(refused));
         let text = "ServiceError: connection refused";
         check(&watcher::Error::InitialListFailed(error), text, false);
+    }
+
+    #[tokio::test]
+    async fn the_next_server_is_asked_when_one_is_not_well() {
+        let servers = scripted::servers(vec![
+            scripted::client(|_, _| Some((503, json!(null)))),
+            scripted::lists("ConfigMap", &json!([])),
+        ]);
+        let mut events = pin!(feed::<ConfigMap>(servers.watched(Api::all), ""));
+        let listed =
+            async { while !matches!(events.next().await, Some(Ok(Some(Event::InitDone)))) {} };
+        let limit = Duration::from_secs(30);
+        timeout(limit, listed).await.expect("the second server is asked");
     }
 }

@@ -12,13 +12,14 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde::{Deserialize, Serialize};
 
+use super::servers::ClusterId;
 use crate::runtime::kept_file;
 use crate::store::Object;
 
 /// The file within the data directory.
 const FILE: &str = "cluster.json";
 /// How the file is written; one of another format is left out.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// What a cluster said last.
 #[derive(Clone, Debug, Default)]
@@ -34,8 +35,8 @@ pub(super) struct State {
 #[serde(rename_all = "camelCase")]
 struct Contents {
     format: u64,
-    /// The server's URL, lest another cluster's objects be taken for this one's.
-    server: String,
+    /// Lest what another cluster said be taken for this one's.
+    cluster: ClusterId,
     api_services: Vec<APIService>,
     services: Vec<Service>,
     endpoint_slices: Vec<EndpointSlice>,
@@ -52,14 +53,14 @@ struct Head {
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     directory: PathBuf,
-    server: String,
+    cluster: ClusterId,
 }
 
 impl Kept {
-    /// Makes the data directory if need be; `server` tells one cluster from another.
-    pub(super) fn open(directory: &Path, server: &str) -> io::Result<Self> {
+    /// Makes the data directory if need be.
+    pub(super) fn open(directory: &Path, cluster: &ClusterId) -> io::Result<Self> {
         kept_file::open_directory(directory)?;
-        Ok(Self { directory: directory.to_owned(), server: server.to_owned() })
+        Ok(Self { directory: directory.to_owned(), cluster: cluster.clone() })
     }
 
     /// What was kept of this cluster; what cannot be read is reported.
@@ -82,11 +83,14 @@ impl Kept {
             return Err(kept_file::invalid(format!("of format {}, not {FORMAT}", head.format)));
         }
         let contents: Contents = serde_json::from_slice(&bytes)?;
-        if contents.server != self.server {
-            return Err(kept_file::invalid(format!(
-                "that of {}, not of {}",
-                contents.server, self.server
-            )));
+        let (of, not_of) = (&contents.cluster, &self.cluster);
+        if of.server != not_of.server {
+            let text = format!("that of {}, not of {}", of.server, not_of.server);
+            return Err(kept_file::invalid(text));
+        }
+        if of != not_of {
+            let text = format!("that of {} with other authorities", of.server);
+            return Err(kept_file::invalid(text));
         }
         let mut objects = Vec::new();
         let put = |object| Object::ApiService(Box::new(object));
@@ -102,7 +106,7 @@ impl Kept {
     pub(super) fn save(&self, state: State) -> io::Result<()> {
         let mut contents = Contents {
             format: FORMAT,
-            server: self.server.clone(),
+            cluster: self.cluster.clone(),
             api_services: Vec::new(),
             services: Vec::new(),
             endpoint_slices: Vec::new(),
@@ -131,6 +135,10 @@ mod tests {
 
     use super::*;
 
+    fn cluster(server: &str, authorities: &str) -> ClusterId {
+        ClusterId::new(server.to_owned(), authorities.as_bytes())
+    }
+
     fn state() -> State {
         let api_service = json!({"metadata": {"name": "v1.g"}, "spec": {"group": "g",
             "groupPriorityMinimum": 1, "versionPriority": 1, "caBundle": "Yg=="}});
@@ -150,23 +158,27 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_for_the_same_cluster_only() {
         let directory = tempfile::tempdir().unwrap();
-        let open = |server| Kept::open(&directory.path().join("data"), server).unwrap();
-        let kept = open("https://one");
+        let data = directory.path().join("data");
+        let open = |server, authorities| Kept::open(&data, &cluster(server, authorities)).unwrap();
+        let kept = open("https://one", "a");
         assert!(kept.load().is_none());
         kept.save(state()).unwrap();
         kept.save(state()).unwrap();
         let loaded = kept.load().unwrap();
         assert_eq!((loaded.objects, loaded.trust), (state().objects, state().trust));
-        assert!(open("https://two").load().is_none());
-        let names = fs::read_dir(directory.path().join("data")).unwrap();
+        assert!(open("https://one", "a").load().is_some());
+        assert!(open("https://two", "a").load().is_none());
+        // In a pod every cluster may have the same URL.
+        assert!(open("https://one", "b").load().is_none());
+        let names = fs::read_dir(&data).unwrap();
         assert_eq!(names.count(), 1);
     }
 
     #[test]
     fn a_file_that_is_not_ours_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
-        let kept = Kept::open(directory.path(), "s").unwrap();
-        for text in ["", "{", "{\"format\": 2}", "{\"format\": 1}", "[]"] {
+        let kept = Kept::open(directory.path(), &cluster("s", "a")).unwrap();
+        for text in ["", "{", "{\"format\": 1}", "{\"format\": 2}", "[]"] {
             fs::write(directory.path().join(FILE), text).unwrap();
             assert!(kept.load().is_none(), "{text}");
         }

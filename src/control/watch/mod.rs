@@ -13,6 +13,8 @@ mod mirror;
 mod pace;
 mod publish;
 mod scope;
+#[cfg(test)]
+pub(in crate::control) mod scripted;
 mod servers;
 mod trim;
 mod trust;
@@ -36,6 +38,7 @@ pub use servers::Servers;
 
 use follower::Follower;
 use kept::Kept;
+use publish::Publishing;
 use trust::TrustWatch;
 
 /// What was kept is used when the core API server does not answer within this time.
@@ -56,6 +59,7 @@ pub struct Config {
 pub struct Cluster {
     follower: Follower,
     trust: TrustWatch,
+    publishing: Option<Publishing>,
 }
 
 /// What the watches see besides the store's objects.
@@ -77,7 +81,8 @@ impl Cluster {
         data_dir: Option<&Path>,
         identity: Option<View<KeyPair>>,
     ) -> io::Result<(Self, Seen)> {
-        let kept = data_dir.map(|directory| Kept::open(directory, servers.url())).transpose()?;
+        let kept =
+            data_dir.map(|directory| Kept::open(directory, servers.cluster())).transpose()?;
         let state = kept.as_ref().and_then(Kept::load).unwrap_or_default();
         let (publisher, trust) = Publisher::new(ClusterTrust::default());
         let (reports, reported) = Publisher::new(Reported::new());
@@ -86,18 +91,22 @@ impl Cluster {
             identity,
             publisher,
             kept: Some(state.trust).filter(|data| !data.is_empty()),
-            published_authority: config.published_authority.clone(),
         };
+        let publishing = |file| Publishing::new(file, &servers, trust.clone());
+        let publishing = config.published_authority.clone().map(publishing);
         let follower = Follower::new(servers, store, reports, (kept, state.objects, trust.clone()));
-        Ok((Self { follower, trust: trust_watch }, Seen { trust, reported }))
+        Ok((Self { follower, trust: trust_watch, publishing }, Seen { trust, reported }))
     }
 
     /// Starts the watches. Says to `loaded` when all objects are in the store for the first time;
     /// releases `ready` when it is known whom the cluster believes.
-    pub fn start(self, loaded: oneshot::Sender<()>, ready: ReadyGuard) -> [AbortOnDrop; 2] {
-        [
+    pub fn start(self, loaded: oneshot::Sender<()>, ready: ReadyGuard) -> Vec<AbortOnDrop> {
+        let mut tasks = vec![
             tasks::spawn_owned("core-watches", self.follower.run(loaded)),
             tasks::spawn_owned("core-trust", self.trust.run(ready)),
-        ]
+        ];
+        let publish = |it: Publishing| tasks::spawn_owned("publish-authority", it.run());
+        tasks.extend(self.publishing.map(publish));
+        tasks
     }
 }

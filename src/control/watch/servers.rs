@@ -3,20 +3,47 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use kube::Client;
 use kube::api::Api;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::pace::Pace;
-use crate::upstream::{ApiServer, kube_clients};
+use crate::upstream::{Access, ApiServer, kube_clients};
 
 /// The servers of one cluster, at least one.
 #[derive(Clone)]
 pub struct Servers {
     clients: Vec<Client>,
-    url: String,
+    cluster: ClusterId,
     /// Tells all watches that one got through again.
     back: Arc<Notify>,
+}
+
+/// What tells one cluster from another without asking it. In a pod the URL alone does not: many
+/// clusters have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::control) struct ClusterId {
+    /// The URL of the first server.
+    pub(in crate::control) server: String,
+    /// SHA-256 of the authorities that vouch for it, in base64; none where the system's do.
+    pub(in crate::control) authorities: Option<String>,
+}
+
+impl ClusterId {
+    /// The cluster that a kubeconfig names.
+    fn of(access: &Access) -> Self {
+        Self::new(access.url().to_string(), &access.authorities())
+    }
+
+    /// The cluster at this URL whose servers these authorities vouch for; empty for the system's.
+    pub(in crate::control) fn new(server: String, authorities: &[u8]) -> Self {
+        let digest = || BASE64_STANDARD.encode(digest(&SHA256, authorities));
+        Self { server, authorities: (!authorities.is_empty()).then(digest) }
+    }
 }
 
 /// What one watch asks, and when.
@@ -28,20 +55,29 @@ pub(super) struct Watched<K> {
 
 impl fmt::Debug for Servers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Servers({} and {} more)", self.url, self.clients.len().saturating_sub(1))
+        write!(
+            formatter,
+            "Servers({} and {} more)",
+            self.cluster.server,
+            self.clients.len().saturating_sub(1)
+        )
     }
 }
 
 impl Servers {
     /// Those of the cluster that `server` is of, as its kubeconfig has them now.
     pub fn new(server: &Arc<ApiServer>) -> Result<Self, kube::Error> {
-        let (clients, url) = (kube_clients(server)?, server.access().url().to_string());
-        Ok(Self { clients, url, back: Arc::default() })
+        Ok(Self::of(kube_clients(server)?, ClusterId::of(&server.access())))
     }
 
-    /// The URL of the first, which tells one cluster from another.
-    pub(in crate::control) fn url(&self) -> &str {
-        &self.url
+    /// The servers behind these clients.
+    pub(super) fn of(clients: Vec<Client>, cluster: ClusterId) -> Self {
+        Self { clients, cluster, back: Arc::default() }
+    }
+
+    /// Which cluster it is.
+    pub(in crate::control) fn cluster(&self) -> &ClusterId {
+        &self.cluster
     }
 
     /// The same of each server.
@@ -53,5 +89,59 @@ impl Servers {
     pub(super) fn watched<K>(&self, make: impl Fn(Client) -> Api<K>) -> Watched<K> {
         let pace = Pace::new(Arc::clone(&self.back));
         Watched { apis: self.each(|client| make(pace.applied(client))), pace }
+    }
+}
+
+/// Whether another server of the same cluster may answer otherwise than one did with this code, or
+/// without any.
+pub(super) fn another_may_help(code: Option<u16>) -> bool {
+    code.is_none_or(|code| code >= 500 || code == 429)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::files::Files;
+    use crate::tls::pki::Authority;
+    use crate::upstream::Source;
+
+    #[test]
+    fn another_server_may_help_when_one_is_not_well() {
+        for (code, expected) in [
+            (None, true),
+            (Some(429), true),
+            (Some(500), true),
+            (Some(503), true),
+            (Some(401), false),
+            (Some(403), false),
+            (Some(404), false),
+            (Some(409), false),
+        ] {
+            assert_eq!(another_may_help(code), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn clusters_at_one_url_are_told_apart_by_their_authorities() {
+        let of = |authority: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let data = BASE64_STANDARD.encode(authority);
+            let text = format!(
+                "clusters: [{{name: c, cluster: {{server: 'https://10.96.0.1:443', \
+                 certificate-authority-data: {data}}}}}]\n\
+                 contexts: [{{name: x, context: {{cluster: c}}}}]\ncurrent-context: x\n"
+            );
+            std::fs::write(file.path(), text).unwrap();
+            let source = Source::Kubeconfig(file.path().to_owned());
+            let access = Access::follow(&source, &[], &mut Files::default()).unwrap();
+            ClusterId::of(&access.load())
+        };
+        let authority = |name: &str| Authority::new(name).unwrap().certificate();
+        let (a, b) = (authority("a"), authority("b"));
+        let (one, other) = (of(&a), of(&b));
+        assert_eq!(one.server, other.server);
+        assert_ne!(one, other);
+        assert_eq!(one, of(&a));
+        assert_eq!(ClusterId::new(one.server, &[]).authorities, None);
     }
 }

@@ -9,14 +9,11 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderValue};
-use serde_json::json;
 
-use super::api_service::NOT_A_SUBDOMAIN;
 use super::attributes::Attributes;
 use super::field_error::FieldError;
 use super::rejection::Rejection;
 use super::request_info::decode_path;
-use super::selector::is_subdomain;
 use super::user::{
     EXTRA_NODE_NAME, GROUP_MASTERS, GROUP_NODES, GROUP_SERVICE_ACCOUNTS, GROUP_UNAUTHENTICATED,
     User,
@@ -34,10 +31,6 @@ const AUTHENTICATION_GROUP: &str = "authentication.k8s.io";
 const EXTRA_NODE_KEYS: &str = "authentication.kubernetes.io/associated-node-keys";
 /// Groups or extra values from which on all of them are asked for at once first.
 const MANY: usize = 4;
-/// What may stand after the first `/` of an extra key, beside letters and digits.
-const PATH_MARKS: &[u8] = b"/-._~%!$&'()*+,;=:";
-const NOT_A_PATH: &str =
-    "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
 
 /// Whom a request's headers ask to be, as they stand; `None` for nobody else. An empty name alone is
 /// nobody, as upstream has it.
@@ -362,8 +355,7 @@ fn fault(key: &str, values: &[String]) -> Option<String> {
     if key.is_empty() {
         return Some("impersonating the empty string key in extra is not allowed".to_owned());
     }
-    if let Some((part, detail)) = key_fault(key) {
-        let error = FieldError::invalid("extra.key", &json!(part), detail);
+    if let Some(error) = FieldError::domain_prefixed_path("extra.key", key) {
         return Some(format!("impersonating an invalid key in extra is not allowed: {error}"));
     }
     if key.chars().any(char::is_uppercase) {
@@ -374,19 +366,6 @@ fn fault(key: &str, values: &[String]) -> Option<String> {
         .iter()
         .any(String::is_empty)
         .then(|| "impersonating the empty string value in extra is not allowed".to_owned())
-}
-
-/// What is wrong with a key that should be a domain and a path (`IsDomainPrefixedPath`).
-fn key_fault(key: &str) -> Option<(&str, &'static str)> {
-    let parts = key.split_once('/').filter(|(host, path)| !host.is_empty() && !path.is_empty());
-    let Some((host, path)) = parts else {
-        return Some((key, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
-    };
-    if !is_subdomain(host) {
-        return Some((host, NOT_A_SUBDOMAIN));
-    }
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || PATH_MARKS.contains(byte);
-    (!path.as_bytes().iter().all(fits)).then_some((path, NOT_A_PATH))
 }
 
 #[cfg(test)]

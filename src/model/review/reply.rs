@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 
+use crate::model::error_text::shortened;
 use crate::model::fault::{Fault, Hop, ServicePort};
 
 /// Characters of a reviewer's own words that are kept of a failure.
@@ -16,7 +17,8 @@ pub struct Failure {
     /// True when asking again may help.
     pub may_pass: bool,
     /// True when the reviewer could not be reached or could not work, so that what it said before is
-    /// the best there is.
+    /// the best there is; never for what who asks a lot can bring about, which would let its own
+    /// answers outlive their time.
     pub is_outage: bool,
 }
 
@@ -35,7 +37,9 @@ impl Failure {
     /// was not made.
     pub fn of_fault(fault: &Fault, reviewer: &ServicePort) -> Self {
         let may_pass = fault.hop == Hop::BackendReset;
-        Self { text: fault.hop.sentence(reviewer), may_pass, is_outage: true }
+        // Portico's own limits, and an answer that cannot be read.
+        let is_outage = !matches!(fault.hop, Hop::Overloaded | Hop::ProtocolError);
+        Self { text: fault.hop.sentence(reviewer), may_pass, is_outage }
     }
 
     /// The failure that a reply with this code is; `None` for those that carry an answer.
@@ -50,9 +54,9 @@ impl Failure {
         let text = if status.message.is_empty() {
             format!("the reviewer answered {}", code.as_u16())
         } else {
-            status.message.chars().take(TEXT_CHARACTERS_MAX).collect()
+            shortened(status.message, TEXT_CHARACTERS_MAX)
         };
-        let is_outage = code.is_server_error() || code == limited;
+        let is_outage = code.is_server_error();
         Some(Self { text, may_pass: again || passing.contains(&code), is_outage })
     }
 }
@@ -89,11 +93,20 @@ mod tests {
         check(500, "oops", Some(("the reviewer answered 500", true, true)));
         check(504, "{}", Some(("the reviewer answered 504", true, true)));
         check(503, "", Some(("the reviewer answered 503", false, true)));
-        check(429, "{\"message\":\"later\"}", Some(("later", true, true)));
+        check(429, "{\"message\":\"later\"}", Some(("later", true, false)));
         let details = "{\"message\":\"wait\",\"details\":{\"retryAfterSeconds\":1}}";
         check(503, details, Some(("wait", true, true)));
         check(403, "{\"message\":\"no\",\"details\":null}", Some(("no", false, false)));
         check(302, "", Some(("the reviewer answered 302", false, false)));
+    }
+
+    #[test]
+    fn a_reviewer_is_out_of_reach_for_no_reason_that_callers_can_bring_about() {
+        let reviewer = ServicePort::of_server("the reviewer", 443);
+        let there = Hop::ALL
+            .into_iter()
+            .filter(|&hop| !Failure::of_fault(&Fault::from(hop), &reviewer).is_outage);
+        assert_eq!(there.collect::<Vec<_>>(), [Hop::ProtocolError, Hop::Overloaded]);
     }
 
     #[test]

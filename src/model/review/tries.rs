@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// How often a question is asked.
-pub const TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 5;
 /// How long all tries may take together.
 pub const REVIEW_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long is waited after the first try.

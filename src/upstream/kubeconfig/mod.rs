@@ -317,6 +317,11 @@ impl Access {
         Arc::clone(&self.ca_bundle)
     }
 
+    /// The same in DER, one behind the other.
+    pub fn authorities(&self) -> Vec<u8> {
+        self.kube.root_cert.iter().flatten().flatten().copied().collect()
+    }
+
     /// `insecure-skip-tls-verify`.
     pub(super) fn insecure_skip_tls_verify(&self) -> bool {
         self.kube.accept_invalid_certs

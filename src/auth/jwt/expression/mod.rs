@@ -21,6 +21,8 @@ use kube_cel::cel::objects::{Key, Map, Value};
 use kube_cel::cel::parser::Parser;
 use kube_cel::cel::{Context, ExecutionError, ResolveResult};
 
+use crate::model::error_text::shortened;
+
 /// Bytes of an expression.
 pub(super) const LENGTH_MAX: usize = 10 * 1024;
 /// Levels of an expression's tree.
@@ -31,6 +33,9 @@ const STEPS_MAX: u32 = 100_000;
 const TIME_MAX: Duration = Duration::from_millis(100);
 /// Values in what a part of an expression makes, each byte of a text counted as one.
 const SIZE_MAX: usize = 256 << 10;
+/// Characters of an error: it holds the values that it is about, which may be large and are the
+/// caller's own.
+const ERROR_CHARACTERS_MAX: usize = 200;
 /// Bytes of stack for parsing, which descends deeper than any tree that is accepted.
 const PARSER_STACK: usize = 64 << 20;
 
@@ -119,7 +124,7 @@ impl Expression {
         let result = catch_unwind(AssertUnwindSafe(|| Value::resolve(&self.tree, &scope.0)));
         let reason = match result {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => shortened(&error),
+            Ok(Err(error)) => shortened(error.to_string(), ERROR_CHARACTERS_MAX),
             Err(_) => "it cannot be evaluated".to_owned(),
         };
         Err(format!("expression '{}' resulted in error: {reason}", self.source))
@@ -158,16 +163,6 @@ impl Expression {
         };
         texts.retain(|text| !text.is_empty());
         Ok(texts)
-    }
-}
-
-/// Errors hold the values that they are about, which may be large and are the caller's own.
-fn shortened(error: &ExecutionError) -> String {
-    const CHARACTERS_MAX: usize = 200;
-    let text = error.to_string();
-    match text.char_indices().nth(CHARACTERS_MAX) {
-        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-        None => text,
     }
 }
 

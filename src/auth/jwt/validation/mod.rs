@@ -17,7 +17,6 @@ use super::expression::Expression;
 use super::location::Location;
 use super::mapping::{CLAIMS, ClaimRule, Mapping, Rule, Source, USER};
 use crate::model::field_error::FieldError;
-use crate::model::selector::is_subdomain;
 use crate::tls::certificates;
 
 pub(super) use flags::of_flags;
@@ -33,7 +32,7 @@ const RESERVED: [&str; 2] = ["kubernetes.io", "k8s.io"];
 
 /// Where anonymous callers are let in; none for everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AnonymousRule {
+pub(in crate::auth) enum AnonymousRule {
     /// Nowhere.
     Refused,
     /// Everywhere.
@@ -397,22 +396,11 @@ impl Check<'_> {
             return self.required(field, "");
         }
         let value = Value::from(key);
-        let (domain, path) = key.split_once('/').unwrap_or_default();
-        if domain.is_empty() || path.is_empty() {
-            let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-            self.invalid(field, &value, detail);
-        } else if !is_subdomain(&domain.to_ascii_lowercase()) {
-            self.invalid(
-                field,
-                &value,
-                "a lowercase RFC 1123 subdomain must stand before the \"/\"",
-            );
-        } else if !path.bytes().all(is_path_character) {
-            self.invalid(field, &value, "Invalid path");
-        }
+        self.faults.extend(FieldError::domain_prefixed_path(field, key));
         if key.chars().any(char::is_uppercase) {
             self.invalid(field, &value, "must be lowercase");
         }
+        let (domain, _) = key.split_once('/').unwrap_or_default();
         let is_below = |own: &str| {
             domain.strip_suffix(own).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
@@ -440,11 +428,6 @@ impl Check<'_> {
             self.invalid(field, &username.source.as_str().into(), detail);
         }
     }
-}
-
-/// RFC 3986 §3.3 `pchar` and `/`.
-fn is_path_character(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&byte)
 }
 
 #[cfg(test)]

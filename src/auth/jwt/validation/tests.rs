@@ -289,16 +289,19 @@ fn extra_keys_are_lower_case_paths_below_domains_of_others() {
             "a.k8s.io/b",
             "a/b",
             "a/b",
+            "a/b c",
         ]),
         &[
             "jwt[0].claimMappings.extra[0].key: Required value",
             "jwt[0].claimMappings.extra[1].key: Invalid value: \"plain\": must be a domain-prefixed path",
             "jwt[0].claimMappings.extra[2].key: Invalid value: \"/x\": must be a domain-prefixed path",
             "jwt[0].claimMappings.extra[3].key: Invalid value: \"x/\": must be a domain-prefixed path",
+            "jwt[0].claimMappings.extra[4].key: Invalid value: \"Example.org\": a lowercase RFC 1123",
             "jwt[0].claimMappings.extra[4].key: Invalid value: \"Example.org/A\": must be lowercase",
             "jwt[0].claimMappings.extra[5].key: Invalid value: \"kubernetes.io/a\": k8s.io, kubernetes.io",
             "jwt[0].claimMappings.extra[6].key: Invalid value: \"a.k8s.io/b\": k8s.io, kubernetes.io",
             "jwt[0].claimMappings.extra[8].key: Duplicate value: \"a/b\"",
+            "jwt[0].claimMappings.extra[9].key: Invalid value: \"b c\": Invalid path (regex",
         ],
     );
     check_faults(

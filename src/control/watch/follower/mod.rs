@@ -1,6 +1,9 @@
 //! The one that follows the watches of objects: what they show goes into the store in batches, and
 //! which namespaces are watched follows what APIServices name.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
@@ -17,13 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::feed::{Trouble, feed};
-use super::held::{Held, namespace};
-use super::kept::{Kept, State};
-use super::mirror::{Mirror, Step};
-use super::scope::{Named, Scope};
-use super::servers::{Servers, Watched};
-use super::{CORE_WAIT, trim};
+use crate::control::watch::feed::{Trouble, feed};
+use crate::control::watch::held::{Held, namespace};
+use crate::control::watch::kept::{Kept, State};
+use crate::control::watch::mirror::{Mirror, Step};
+use crate::control::watch::scope::{Named, Scope};
+use crate::control::watch::servers::{Servers, Watched};
+use crate::control::watch::{CORE_WAIT, trim};
 use crate::model::availability::Reported;
 use crate::model::routing_table::OWN_GROUP;
 use crate::runtime::snapshot::{Publisher, View};
@@ -72,8 +75,11 @@ pub(super) struct Follower {
     sender: mpsc::Sender<Told>,
     receiver: mpsc::Receiver<Told>,
     named: Named,
-    /// What is not in the store yet: until everything was seen once, all of it.
+    /// What is not in the store yet.
     changes: Vec<Change>,
+    /// Until everything was seen once: what is to become of each object then, however often lists
+    /// break off and begin again.
+    first: BTreeMap<Key, Change>,
     held: Held,
     is_synced: bool,
     /// What was kept and is in the store, until everything was seen once.
@@ -114,6 +120,7 @@ impl Follower {
             receiver,
             named: Named::default(),
             changes: Vec::new(),
+            first: BTreeMap::new(),
             held: Held::default(),
             is_synced: false,
             in_force: BTreeSet::new(),
@@ -175,8 +182,7 @@ impl Follower {
         let is_complete = matches!(step, Step::Complete);
         let narrower: Vec<Sight> = self.narrower(sight).filter(|_| is_complete).collect();
         // Before the list is compared: what they saw and it does not name is gone.
-        let replaced: Vec<Watch> =
-            narrower.iter().filter_map(|sight| self.watches.remove(sight)).collect();
+        let replaced: Vec<Watch> = narrower.iter().filter_map(|sight| self.end(sight)).collect();
         let Some(watch) = self.watches.get_mut(sight) else { return };
         for replaced in &replaced {
             watch.mirror.take_over(&replaced.mirror);
@@ -265,8 +271,7 @@ impl Follower {
         let over: Vec<Sight> =
             self.watches.keys().filter(|sight| is_over(sight)).cloned().collect();
         for sight in over {
-            self.troubles.remove(&sight);
-            let Some(watch) = self.watches.remove(&sight) else { continue };
+            let Some(watch) = self.end(&sight) else { continue };
             self.changes.extend(watch.mirror.end());
         }
     }
@@ -274,11 +279,14 @@ impl Follower {
     /// Brings the changes into the store, but not before all is there that they depend on.
     fn flush(&mut self) {
         if !self.is_synced {
+            let changes = std::mem::take(&mut self.changes);
+            self.first.extend(changes.into_iter().map(|change| (change.key(), change)));
             let all = self.watches.values().all(|watch| watch.mirror.is_synced());
             if self.watches.is_empty() || !all {
                 return;
             }
             self.is_synced = true;
+            self.changes = std::mem::take(&mut self.first).into_values().collect();
             self.forget_kept();
             tracing::info!(objects = self.known().count(), "cluster is known");
         }
@@ -330,6 +338,12 @@ impl Follower {
         self.watches.insert(sight, Watch { number, mirror: Mirror::default(), _task: task });
     }
 
+    /// Lets go of a watch that is not needed any more, and of its trouble.
+    fn end(&mut self, sight: &Sight) -> Option<Watch> {
+        self.recovered(sight);
+        self.watches.remove(sight)
+    }
+
     fn trouble(&mut self, sight: Sight, trouble: Trouble) {
         // All watches fail together when the server goes away: said once.
         if !self.troubles.values().any(|text| *text == trouble.text) {
@@ -374,7 +388,7 @@ impl Follower {
     }
 
     fn keep_soon(&mut self) {
-        if self.keeping.kept.is_some() && self.is_synced {
+        if self.keeping.kept.is_some() {
             self.keeping.due.get_or_insert_with(|| Instant::now() + SAVE_INTERVAL);
         }
     }
@@ -386,10 +400,14 @@ impl Follower {
             return;
         }
         self.keeping.due = None;
-        let stored: Vec<_> = self.known().filter_map(|key| self.store.get(key)).collect();
+        // Before everything was seen once, only what was kept before is whole, be it in force or not.
+        let mut objects = self.keeping.objects.clone();
+        let keys: Vec<&Key> =
+            if self.is_synced { self.known().collect() } else { self.in_force.iter().collect() };
+        let stored: Vec<_> = keys.into_iter().filter_map(|key| self.store.get(key)).collect();
         let trust = self.keeping.trust.load();
         self.keeping.saving = Some(tokio::task::spawn_blocking(move || {
-            let objects = stored.iter().map(|stored| stored.object.clone()).collect();
+            objects.extend(stored.iter().map(|stored| stored.object.clone()));
             let state = State { objects, trust: trust.data.clone() };
             if let Err(error) = kept.save(state) {
                 tracing::error!(%error, "cluster state cannot be kept");
