@@ -96,6 +96,11 @@ impl ApiServer {
         self.server.access.load()
     }
 
+    /// The same, as it becomes.
+    pub fn follow_access(&self) -> View<Access> {
+        self.server.access.clone()
+    }
+
     /// What it is called.
     pub fn service(&self) -> &ServicePort {
         &self.server.service

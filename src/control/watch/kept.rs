@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::servers::ClusterId;
 use crate::runtime::kept_file;
+use crate::runtime::snapshot::View;
 use crate::store::Object;
 
 /// The file within the data directory.
@@ -53,14 +54,14 @@ struct Head {
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     directory: PathBuf,
-    cluster: ClusterId,
+    cluster: View<ClusterId>,
 }
 
 impl Kept {
     /// Makes the data directory if need be.
-    pub(super) fn open(directory: &Path, cluster: &ClusterId) -> io::Result<Self> {
+    pub(super) fn open(directory: &Path, cluster: View<ClusterId>) -> io::Result<Self> {
         kept_file::open_directory(directory)?;
-        Ok(Self { directory: directory.to_owned(), cluster: cluster.clone() })
+        Ok(Self { directory: directory.to_owned(), cluster })
     }
 
     /// What was kept of this cluster; what cannot be read is reported.
@@ -83,7 +84,7 @@ impl Kept {
             return Err(kept_file::invalid(format!("of format {}, not {FORMAT}", head.format)));
         }
         let contents: Contents = serde_json::from_slice(&bytes)?;
-        let (of, not_of) = (&contents.cluster, &self.cluster);
+        let (of, not_of) = (&contents.cluster, &*self.cluster.load());
         if of.server != not_of.server {
             let text = format!("that of {}, not of {}", of.server, not_of.server);
             return Err(kept_file::invalid(text));
@@ -106,7 +107,7 @@ impl Kept {
     pub(super) fn save(&self, state: State) -> io::Result<()> {
         let mut contents = Contents {
             format: FORMAT,
-            cluster: self.cluster.clone(),
+            cluster: (*self.cluster.load()).clone(),
             api_services: Vec::new(),
             services: Vec::new(),
             endpoint_slices: Vec::new(),
@@ -134,9 +135,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::runtime::snapshot::Publisher;
 
-    fn cluster(server: &str, authorities: &str) -> ClusterId {
-        ClusterId::new(server.to_owned(), authorities.as_bytes())
+    fn cluster(server: &str, authorities: &str) -> View<ClusterId> {
+        View::fixed(ClusterId::new(server.to_owned(), authorities.as_bytes()))
     }
 
     fn state() -> State {
@@ -159,7 +161,7 @@ mod tests {
     fn what_is_kept_comes_back_for_the_same_cluster_only() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
-        let open = |server, authorities| Kept::open(&data, &cluster(server, authorities)).unwrap();
+        let open = |server, authorities| Kept::open(&data, cluster(server, authorities)).unwrap();
         let kept = open("https://one", "a");
         assert!(kept.load().is_none());
         kept.save(state()).unwrap();
@@ -175,9 +177,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_whose_authorities_are_replaced_is_known_by_the_new_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let (publisher, view) = Publisher::new((*cluster("s", "a").load()).clone());
+        let kept = Kept::open(directory.path(), view).unwrap();
+        publisher.publish((*cluster("s", "b").load()).clone());
+        kept.save(state()).unwrap();
+        assert!(Kept::open(directory.path(), cluster("s", "b")).unwrap().load().is_some());
+    }
+
+    #[test]
     fn a_file_that_is_not_ours_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
-        let kept = Kept::open(directory.path(), &cluster("s", "a")).unwrap();
+        let kept = Kept::open(directory.path(), cluster("s", "a")).unwrap();
         for text in ["", "{", "{\"format\": 1}", "{\"format\": 2}", "[]"] {
             fs::write(directory.path().join(FILE), text).unwrap();
             assert!(kept.load().is_none(), "{text}");

@@ -6,6 +6,7 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::servers::{ClusterId, Servers};
+use crate::runtime::snapshot::View;
 
 /// A server that answers a method and a target with a code and JSON, or never. With a code above 399
 /// it answers as Kubernetes does, whatever the JSON.
@@ -40,5 +41,5 @@ pub(in crate::control) fn lists(kind: &str, items: &Value) -> Client {
 /// The servers behind these clients.
 pub(in crate::control) fn servers(clients: Vec<Client>) -> Servers {
     let cluster = ClusterId::new("https://scripted".to_owned(), &[]);
-    Servers::of(clients, cluster)
+    Servers::of(clients, View::fixed(cluster))
 }

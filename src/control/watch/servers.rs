@@ -12,13 +12,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::pace::Pace;
+use crate::runtime::snapshot::{Publisher, View};
+use crate::runtime::tasks::{AbortOnDrop, spawn_owned};
 use crate::upstream::{Access, ApiServer, kube_clients};
 
 /// The servers of one cluster, at least one.
 #[derive(Clone)]
 pub struct Servers {
     clients: Vec<Client>,
-    cluster: ClusterId,
+    cluster: View<ClusterId>,
+    /// Follows the authorities.
+    _following: Option<Arc<AbortOnDrop>>,
     /// Tells all watches that one got through again.
     back: Arc<Notify>,
 }
@@ -58,26 +62,29 @@ impl fmt::Debug for Servers {
         write!(
             formatter,
             "Servers({} and {} more)",
-            self.cluster.server,
+            self.cluster.load().server,
             self.clients.len().saturating_sub(1)
         )
     }
 }
 
 impl Servers {
-    /// Those of the cluster that `server` is of, as its kubeconfig has them now.
+    /// Those of the cluster that `server` is of, whose authorities are followed from now on.
     pub fn new(server: &Arc<ApiServer>) -> Result<Self, kube::Error> {
-        Ok(Self::of(kube_clients(server)?, ClusterId::of(&server.access())))
+        let clients = kube_clients(server)?;
+        let (publisher, cluster) = Publisher::new(ClusterId::of(&server.access()));
+        let following = spawn_owned("cluster-id", follow(server.follow_access(), publisher));
+        Ok(Self { _following: Some(Arc::new(following)), ..Self::of(clients, cluster) })
     }
 
     /// The servers behind these clients.
-    pub(super) fn of(clients: Vec<Client>, cluster: ClusterId) -> Self {
-        Self { clients, cluster, back: Arc::default() }
+    pub(super) fn of(clients: Vec<Client>, cluster: View<ClusterId>) -> Self {
+        Self { clients, cluster, _following: None, back: Arc::default() }
     }
 
     /// Which cluster it is.
-    pub(in crate::control) fn cluster(&self) -> &ClusterId {
-        &self.cluster
+    pub(in crate::control) fn cluster(&self) -> View<ClusterId> {
+        self.cluster.clone()
     }
 
     /// The same of each server.
@@ -89,6 +96,16 @@ impl Servers {
     pub(super) fn watched<K>(&self, make: impl Fn(Client) -> Api<K>) -> Watched<K> {
         let pace = Pace::new(Arc::clone(&self.back));
         Watched { apis: self.each(|client| make(pace.applied(client))), pace }
+    }
+}
+
+/// One whose authorities are replaced stays the same cluster.
+async fn follow(mut access: View<Access>, publisher: Publisher<ClusterId>) {
+    while access.changed().await {
+        let next = ClusterId::of(&access.load());
+        if next != *publisher.current() {
+            publisher.publish(next);
+        }
     }
 }
 

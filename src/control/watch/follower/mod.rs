@@ -25,7 +25,7 @@ use crate::control::watch::held::{Held, namespace};
 use crate::control::watch::kept::{Kept, State};
 use crate::control::watch::mirror::{Mirror, Step};
 use crate::control::watch::scope::{Named, Scope};
-use crate::control::watch::servers::{Servers, Watched};
+use crate::control::watch::servers::{ClusterId, Servers, Watched};
 use crate::control::watch::{CORE_WAIT, trim};
 use crate::model::availability::Reported;
 use crate::model::routing_table::OWN_GROUP;
@@ -96,6 +96,8 @@ struct Keeping {
     /// What was kept by an earlier run, until it is used or not needed.
     objects: Vec<Object>,
     trust: View<ClusterTrust>,
+    /// By what it is known at the next start.
+    cluster: View<ClusterId>,
     /// When what changed is to be kept; none while nothing did.
     due: Option<Instant>,
     saving: Option<JoinHandle<()>>,
@@ -109,6 +111,7 @@ impl Follower {
         (kept, objects, trust): (Option<Kept>, Vec<Object>, View<ClusterTrust>),
     ) -> Self {
         let (sender, receiver) = mpsc::channel(STEPS_MAX);
+        let cluster = servers.cluster();
         Self {
             servers,
             store,
@@ -124,7 +127,7 @@ impl Follower {
             held: Held::default(),
             is_synced: false,
             in_force: BTreeSet::new(),
-            keeping: Keeping { kept, objects, trust, due: None, saving: None },
+            keeping: Keeping { kept, objects, trust, cluster, due: None, saving: None },
             troubles: BTreeMap::new(),
         }
     }
@@ -144,6 +147,7 @@ impl Follower {
                 () = sleep_until(save), if self.keeping.due.is_some() => self.save(),
                 // A publisher that is gone changes nothing any more, nor does it wake this.
                 true = self.keeping.trust.changed() => self.keep_soon(),
+                true = self.keeping.cluster.changed() => self.keep_soon(),
             }
             for told in batch.drain(..) {
                 self.take(told);

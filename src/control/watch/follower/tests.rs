@@ -75,8 +75,8 @@ async fn lists_that_break_off_do_not_pile_up() {
 
 /// What is in the file after the cluster said otherwise whom it believes, with the objects unseen.
 async fn kept_unseen(directory: &Path, in_force: bool) -> State {
-    let cluster = ClusterId::new("s".to_owned(), &[]);
-    let kept = Kept::open(directory, &cluster).unwrap();
+    let cluster = View::fixed(ClusterId::new("s".to_owned(), &[]));
+    let kept = Kept::open(directory, cluster).unwrap();
     let data = |pem: &str| [(CLIENT_CA.to_owned(), pem.to_owned())].into();
     kept.save(State { objects: vec![service("kept")], trust: data("withdrawn") }).unwrap();
     let state = kept.load().unwrap();
