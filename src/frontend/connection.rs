@@ -13,11 +13,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::short_slices::ShortSlices;
 use super::{Accepted, Context, Peer, http1, http2};
 use crate::body::Body;
 
 /// A client's connection after the handshake; in a box, since it is moved from hand to hand.
-pub(super) type ClientStream = Box<TlsStream<TcpStream>>;
+pub(super) type ClientStream = Box<ShortSlices<TlsStream<TcpStream>>>;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<F, H, R>(
@@ -44,7 +45,7 @@ pub(super) async fn serve<F, H, R>(
             return;
         }
     };
-    let (_, session) = stream.get_ref();
+    let (_, session) = stream.0.get_ref();
     let chain = session.peer_certificates().unwrap_or_default().to_vec();
     let is_http2 = session.alpn_protocol() == Some(b"h2");
     let handler = factory(Peer { address, chain });
@@ -83,7 +84,7 @@ async fn handshake(
         drop(turn);
         shaking.await
     };
-    shaken.map_err(late)?.map(Box::new)
+    shaken.map_err(late)?.map(|stream| Box::new(ShortSlices(stream)))
 }
 
 /// Reads of 4 KiB in which what such a client has sent is taken.

@@ -8,6 +8,7 @@ mod connection;
 mod http1;
 mod http2;
 mod listener;
+mod short_slices;
 
 use std::future::Future;
 use std::io;
