@@ -6,6 +6,9 @@
 outage_secs=${PORTICO_OUTAGE_SECS:-10}
 # How soon a change has to be seen, in seconds: what probes find out takes up to three of their rounds.
 verdict_limit_secs=60
+# How soon an extension API server has heard of a change of the ConfigMap after an outage: client-go pauses up to a minute after it
+# failed to list for as long, and takes as long again at random.
+heard_limit_secs=150
 flunders=/apis/wardle.example.com/v1alpha1/namespaces/default/flunders
 # shellcheck disable=SC2154 # parts.sh sets it
 scripted_pod=$api_path/namespaces/default/pods/echo

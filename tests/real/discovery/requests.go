@@ -23,6 +23,9 @@ type request struct {
 // What differs from run to run, wherever it is in a document.
 var volatile = regexp.MustCompile(`"(uid|resourceVersion|creationTimestamp|deletionTimestamp|time|token|expirationTimestamp|lastTransitionTime|continue)":( ?)"[^"]*"`)
 
+// Who wrote what is in the order of when it was, and of names within a second; the fields have no lists.
+var managers = regexp.MustCompile(`"managedFields":( ?)\[[^\]]*\]`)
+
 // And how old something is, or when it was made, in the cells of tables.
 var ages = regexp.MustCompile(`"([0-9]+[smhd]){1,2}"|"20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z"`)
 
@@ -75,6 +78,7 @@ func seen(answered *response) map[string]string {
 		}
 	}
 	body := volatile.ReplaceAllString(string(answered.body), `"$1":$2"*"`)
+	body = managers.ReplaceAllString(body, `"managedFields":$1["*"]`)
 	body = hashes.ReplaceAllString(body, "?hash=*")
 	body = inOrder(ages.ReplaceAllString(body, `"*"`))
 	if !utf8.ValidString(body) {
