@@ -8,7 +8,7 @@
 core_port=26443
 core_token=tok-admin
 # GETs of the core through portico for one figure.
-core_gets=4000
+core_gets=20000
 
 # Leaves `etcd` and `kube_apiserver`; false where neither they nor Go are there.
 find_core() {
@@ -94,7 +94,7 @@ measure_core_gets() {
   local rep ours theirs
   for ((rep = 0; rep < reps; rep++)); do
     ours=$(ticks portico-core) theirs=$(ticks kube-apiserver)
-    h2load -t1 -c8 -m4 -n "$core_gets" -H 'Authorization: Bearer tok-alice' \
+    h2load -t1 -c16 -m16 -n "$core_gets" -H 'Authorization: Bearer tok-alice' \
       "https://localhost:${ports[portico-core]}/api/v1/namespaces/ns/services/backend" >"$work/core-gets"
     grep -q " $core_gets 2xx" "$work/core-gets" || fail "GETs of the core failed: $(grep 'status codes' "$work/core-gets")"
     awk -v ours=$(($(ticks portico-core) - ours)) -v theirs=$(($(ticks kube-apiserver) - theirs)) \
