@@ -14,7 +14,19 @@ use crate::config::{LogConfig, LogFormat};
 /// Starts logging.
 pub(super) fn init(config: &LogConfig) {
     let ansi = io::stderr().is_terminal();
-    let subscriber = Registry::default().with(lines(config, io::stderr, ansi));
+    set(Registry::default().with(lines(config, io::stderr, ansi)));
+}
+
+/// Starts the log of a command that prints its findings itself: portico's own errors, such as a manifest
+/// that is broken.
+pub(super) fn init_errors() {
+    let layer = fmt::layer().without_time().with_writer(io::stderr);
+    let layer = layer.with_ansi(io::stderr().is_terminal());
+    let own = Targets::new().with_target("portico", LevelFilter::ERROR);
+    set(Registry::default().with(layer.with_filter(own)));
+}
+
+fn set(subscriber: impl Subscriber + Send + Sync) {
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("log was set up before");
     }

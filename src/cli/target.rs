@@ -191,15 +191,25 @@ pub(super) fn server_url(text: &str) -> anyhow::Result<Uri> {
 
 impl Target {
     /// The server of a configuration.
-    pub(super) fn new(config: Config) -> anyhow::Result<Self> {
+    pub(super) fn new(mut config: Config) -> anyhow::Result<Self> {
+        // An answer counts as it comes: a 503 that is asked for again and again becomes a timeout.
+        config.default_retry = false;
         let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         server_url(&url)?;
         Ok(Self { config, url })
     }
 
-    /// A client of the Kubernetes API, for what is not measured.
+    /// A client of the Kubernetes API, for what is not measured. Answers come as they are, 429 and
+    /// 503 too.
     pub(super) fn client(&self) -> anyhow::Result<kube::Client> {
         kube::Client::try_from(self.config.clone()).with_context(|| self.at("credentials"))
+    }
+
+    /// The same, which tries again where the server asks for patience (429, 503, 504).
+    pub(super) fn patient_client(&self) -> anyhow::Result<kube::Client> {
+        let mut config = self.config.clone();
+        config.default_retry = true;
+        kube::Client::try_from(config).with_context(|| self.at("credentials"))
     }
 
     /// The same server with a certificate for its only credentials.

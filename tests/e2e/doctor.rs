@@ -162,11 +162,15 @@ async fn doctor(rig: &Rig, arguments: &[&str]) -> Ended {
 async fn examined(rig: &Rig, name: &str) -> (Option<i32>, Value) {
     let name = format!("v1.{name}.example.com");
     let ended = doctor(rig, &[&name, "--output=json", "--timeout=1s"]).await;
+    (ended.status, subject(&ended, &name))
+}
+
+/// What is said about it, in JSON.
+fn subject(ended: &Ended, name: &str) -> Value {
     let found: Value =
         serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
     let subjects = found["subjects"].as_array().unwrap();
-    let subject = subjects.iter().find(|subject| subject["subject"] == name.as_str()).unwrap();
-    (ended.status, subject.clone())
+    subjects.iter().find(|subject| subject["subject"] == name).unwrap().clone()
 }
 
 fn hop<'a>(subject: &'a Value, name: &str) -> &'a Value {
@@ -231,6 +235,19 @@ async fn what_is_wrong_with_objects_is_named_with_its_remedy() {
     let no_endpoints = ["endpoints", "NoEndpoints", "1 of them not ready", "none is ready"];
     check(&rig, "not-ready", no_endpoints).await;
     check(&rig, "refused", ["tcp", "ConnectRefused", "refused", "Nobody listens"]).await;
+}
+
+#[tokio::test]
+async fn a_refusal_with_503_is_told_as_it_came() {
+    let not_ready = slices("not-ready", &[nobody()])
+        .replace("{addresses", "{conditions: {ready: false}, addresses");
+    let manifest = api_service("not-ready") + &service("not-ready") + &not_ready;
+    let rig = Setup::new().manifest("1.yaml", &manifest).start().await;
+    let ended = doctor(&rig, &["v1.not-ready.example.com", "--output=json"]).await;
+    let subject = subject(&ended, "v1.not-ready.example.com");
+    let read = hop(&subject, "proxied-read");
+    assert!(read.to_string().contains("with 503"), "{read:#}");
+    assert_eq!(ended.stderr, "");
 }
 
 #[tokio::test]

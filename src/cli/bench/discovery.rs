@@ -89,7 +89,7 @@ pub(super) async fn clean_up(flags: &Discovery) -> anyhow::Result<String> {
 fn place(flags: &Discovery, at: usize, target: &Target) -> anyhow::Result<Place> {
     match flags.scenario.manifests(at > 0) {
         Some(directory) => Ok(Place::Manifests(directory)),
-        None => Ok(Place::Api(target.api.client()?)),
+        None => Ok(Place::Api(target.api.patient_client()?)),
     }
 }
 

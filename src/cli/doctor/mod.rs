@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
-use super::target;
+use super::{log, target};
 use crate::config;
 use crate::model::api_service::available_cell;
 use crate::model::endpoints::EndpointRouting;
@@ -86,12 +86,7 @@ enum Output {
 
 /// Examines what the flags name.
 pub(super) async fn run(flags: &Flags) -> ExitCode {
-    // Manifests that are broken are told in the log.
-    let log = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).without_time();
-    let ansi = std::io::stderr().is_terminal();
-    if log.with_writer(std::io::stderr).with_ansi(ansi).try_init().is_err() {
-        tracing::debug!("log was set up before");
-    }
+    log::init_errors();
     match examine(flags).await {
         Ok(Outcome::Failed) => ExitCode::from(FAILED),
         Ok(_) => ExitCode::SUCCESS,
