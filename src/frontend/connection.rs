@@ -13,12 +13,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::gathered::{Corked, TLS_BUFFER};
 use super::short_slices::ShortSlices;
 use super::{Accepted, Context, Peer, http1, http2};
 use crate::body::Body;
 
 /// A client's connection after the handshake; in a box, since it is moved from hand to hand.
-pub(super) type ClientStream = Box<ShortSlices<TlsStream<TcpStream>>>;
+pub(super) type ClientStream = Box<ShortSlices<TlsStream<Corked<TcpStream>>>>;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<F, H, R>(
@@ -75,7 +76,10 @@ async fn handshake(
     }
     let turn = turns.acquire().await.map_err(io::Error::other)?;
     let acceptor = TlsAcceptor::from(context.tls.load());
-    let mut shaking = pin!(timeout(limit, acceptor.accept(stream)));
+    let accepting = acceptor.accept_with(Corked::new(stream), |session| {
+        session.set_buffer_limit(Some(TLS_BUFFER));
+    });
+    let mut shaking = pin!(timeout(limit, accepting));
     let shaken = if let Ok(shaken) = timeout(context.limits.handshake_turn, shaking.as_mut()).await
     {
         shaken

@@ -20,6 +20,7 @@ use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::connection::ClientStream;
+use super::gathered::Gathered;
 use super::{Context, Limits};
 use crate::body::{Body, pump};
 use crate::runtime::lifecycle::Phase;
@@ -37,7 +38,7 @@ const RESET_STREAMS_MAX: usize = 50;
 const TICK: Duration = Duration::from_secs(5);
 
 type Stream = (Request<RecvStream>, SendResponse<Bytes>);
-type ServerConnection = Connection<ClientStream, Bytes>;
+type ServerConnection = Connection<Gathered<ClientStream>, Bytes>;
 
 /// Serves streams until the client, a limit or the ending ends it.
 pub(super) async fn serve<H, R>(stream: ClientStream, handler: H, context: &Context)
@@ -54,7 +55,7 @@ where
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(limits.header_bytes_max)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .handshake::<_, Bytes>(stream);
+        .handshake::<_, Bytes>(Gathered::new(stream));
     let mut connection = match timeout(limits.first_request_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake failed"),

@@ -5,6 +5,7 @@
 //! here.
 
 mod connection;
+mod gathered;
 mod http1;
 mod http2;
 mod listener;

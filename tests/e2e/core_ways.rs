@@ -1,11 +1,11 @@
 //! In front of kube-apiserver: which way requests take, how that is found out, and several servers.
 
 use crate::backend::{Backend, HTTP2, told};
-use crate::client::{Ask, Protocol, tls};
+use crate::client::{Ask, Client, Protocol, tls};
 use crate::core_backend::{Core, Manner, await_direct, claims, kubeconfig, shown, token};
 use crate::http1_client::Http1;
 use crate::pki::PKI;
-use crate::rig::{Setup, path};
+use crate::rig::{Setup, eventually, path};
 use crate::upgrades::{SPDY, head, upgrade};
 
 #[tokio::test]
@@ -18,9 +18,14 @@ async fn a_core_that_comes_late_is_waited_for_and_told_apart_from_one_that_refus
     let mut client = rig.alice(Protocol::Http2).await;
     let early = client.get("/api/v1/pods").await;
     assert_eq!((early.status, early.json()["reason"].as_str()), (503, Some("ServiceUnavailable")));
-    // Until the cluster has said in which headers its servers look for identities, none can be sent.
-    let early = client.get(&things).await;
-    assert_eq!((early.status, early.cause().as_str()), (503, ""));
+    // Until the cluster has said in which headers its servers look for identities, none can be sent;
+    // what no manifest names yet goes to the core.
+    eventually("manifests in effect", async || {
+        let early = client.get(&things).await;
+        (early.status, early.cause().as_str()) == (503, "")
+    })
+    .await;
+    assert!(backend.seen().is_empty());
     core.set(Manner::Believes);
     await_direct(&rig, &things, &backend).await;
     rig.await_status("/api/v1/pods", 200).await;
@@ -35,16 +40,21 @@ async fn the_first_request_is_served_though_the_way_is_only_just_asked_for() {
     assert_eq!((got.status, shown(&got.json()).as_str()), (200, "aggregator"));
 }
 
+/// Whether alice's requests reach the core by impersonation.
+async fn is_impersonated(client: &mut Client) -> bool {
+    let got = client.get("/api/v1/pods").await.json();
+    told(&got, "headers", "impersonate-user") == ["alice"]
+}
+
 #[tokio::test]
 async fn a_core_that_no_longer_believes_is_told_otherwise_after_its_first_refusal() {
     let core = Core::start(Manner::Believes);
     let rig = core.portico(core.setup(&token())).await;
     let mut client = rig.alice(Protocol::Http2).await;
     core.set(Manner::Refuses);
-    crate::rig::eventually("impersonation", async || {
+    eventually("impersonation", async || {
         client.get("/api/v1/code-401").await;
-        let got = client.get("/api/v1/pods").await.json();
-        told(&got, "headers", "impersonate-user") == ["alice"]
+        is_impersonated(&mut client).await
     })
     .await;
 }
@@ -55,12 +65,11 @@ async fn a_refused_upgrade_raises_the_same_doubt() {
     let rig = core.portico(core.setup(&token())).await;
     core.set(Manner::Refuses);
     let mut client = rig.alice(Protocol::Http1).await;
-    crate::rig::eventually("impersonation", async || {
+    eventually("impersonation", async || {
         let mut switching = Http1::new(tls(rig.address, "http/1.1", Some(&PKI.alice)).await);
         switching.send(&upgrade("POST", "/api/v1/namespaces/n/pods/a/unauthorized", SPDY)).await;
         assert_eq!(head(&mut switching).await.0, 401);
-        let got = client.get("/api/v1/pods").await.json();
-        told(&got, "headers", "impersonate-user") == ["alice"]
+        is_impersonated(&mut client).await
     })
     .await;
 }
@@ -70,7 +79,7 @@ async fn a_core_that_does_not_say_as_whom_it_takes_callers_is_named() {
     let core = Core::start(Manner::Fails);
     let rig = core.setup(&token()).launch();
     let mut client = rig.alice(Protocol::Http2).await;
-    crate::rig::eventually("the cause", async || {
+    eventually("the cause", async || {
         let refused = client.get("/api/v1/pods").await;
         (refused.status, refused.cause().as_str()) == (503, "ReviewRefused")
     })
@@ -154,14 +163,14 @@ async fn of_several_servers_one_that_is_gone_is_left_out() {
     let setup = one.setup(&token()).flag(&format!("--core-server=https://{}", two.address()));
     let rig = one.portico(setup).await;
     let mut client = rig.alice(Protocol::Http2).await;
-    crate::rig::eventually("both are asked", async || {
+    eventually("both are asked", async || {
         client.get("/api/v1/pods").await;
         !one.seen().is_empty() && !two.seen().is_empty()
     })
     .await;
     drop(one);
     // One request may have been on its way when the connection was cut.
-    crate::rig::eventually("every request is served by the other", async || {
+    eventually("every request is served by the other", async || {
         let mut served = true;
         for _ in 0..20 {
             served &= client.get("/api/v1/pods").await.status == 200;

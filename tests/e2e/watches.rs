@@ -45,10 +45,11 @@ async fn headers_come_before_any_event_and_each_event_at_once() {
         let mut opened = client.open(&ask(name)).await;
         assert_eq!(opened.status, 200);
         let watch = if name == "two" { pair.two.watch().await } else { pair.one.watch().await };
-        for event in 0..5 {
-            let event = format!("event {event}");
+        // Small ones, and those that fill frames of 16 KiB to the last byte and beyond.
+        for length in [1, 8191, 8192, 16_384, 16_385, 65_536, 131_072, 300_000] {
+            let event = "e".repeat(length - 1);
             emit(&watch, &event).await;
-            assert_eq!(opened.body.read(event.len() + 1).await, format!("{event}\n").as_bytes());
+            assert_eq!(opened.body.read(length).await, format!("{event}\n").as_bytes());
         }
         drop(watch);
         assert_eq!(opened.body.collect().await.unwrap().0, Bytes::new(), "{protocol:?} {name}");
