@@ -67,8 +67,8 @@ impl Following {
 
     /// What the one before has open goes on there, and nothing new goes over its connections.
     fn now(&self) -> Result<Client, kube::Error> {
-        let access = self.server.access();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let access = self.server.access();
         if !Arc::ptr_eq(&made.0, &access) {
             if !access.connects_like(&made.0, true) {
                 made.1 = make(&access, &self.url)?;

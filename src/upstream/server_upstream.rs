@@ -69,13 +69,17 @@ impl ServerUpstream {
             return Arc::clone(&made.upstream);
         }
         drop(made);
-        self.anew(access)
+        self.anew()
     }
 
     #[cold]
-    fn anew(&self, access: Arc<Access>) -> Arc<Upstream> {
+    fn anew(&self) -> Arc<Upstream> {
         let _turn = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = self.made.load_full();
+        // What is in force by now: another thread's turn may have been for a newer one.
+        let (access, made) = (self.server.access.load(), self.made.load_full());
+        if Arc::ptr_eq(&made.access, &access) {
+            return Arc::clone(&made.upstream);
+        }
         let own = matches!(self.shows, Shows::Own);
         let upstream = if access.connects_like(&made.access, own) {
             Arc::clone(&made.upstream)
