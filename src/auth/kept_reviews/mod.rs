@@ -171,6 +171,12 @@ impl Outage {
         failed_at != 0 && now < self.start + Duration::from_millis(failed_at) + OUTAGE_PATIENCE
     }
 
+    /// True of a failure that only took long: who asks a lot can make it so for its own questions, and
+    /// others were answered meanwhile.
+    fn is_slow(&self, since: Instant, now: Instant) -> bool {
+        since + OUTAGE_PATIENCE <= now && now < self.patience_ends(since)
+    }
+
     /// Until when who asked then waits for the answer, and does not take an old one. A reviewer that
     /// answers others meanwhile is slow, which strangers can make it, but not out of reach.
     fn patience_ends(&self, since: Instant) -> Instant {
@@ -301,9 +307,12 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
         let sender = Arc::new(sender);
         let flying = Flying { shared: Arc::clone(&self.0), key, thread };
         let in_flight = Counted::new(&self.0.metrics.in_flight);
-        let lookup = begin(self.failing(&sender));
+        let since = Instant::now();
+        let lookup = begin(self.failing(&sender, since));
         drop(tasks::spawn("review", async move {
-            let ended = flying.shared.keep(key, lookup.await);
+            let found = lookup.await;
+            let found = found.map_err(|failure| flying.shared.judged(failure, since));
+            let ended = flying.shared.keep(key, found);
             // Kept before it is taken off, so that no other begins in between.
             drop((flying, in_flight));
             sender.send_replace(State::Ended(ended));
@@ -311,11 +320,14 @@ impl<A: Clone + Send + Sync + 'static> KeptReviews<A> {
         Joined::Flight { state, is_own: true }
     }
 
-    fn failing(&self, sender: &Arc<watch::Sender<State<A>>>) -> Failing {
+    fn failing(&self, sender: &Arc<watch::Sender<State<A>>>, since: Instant) -> Failing {
         let (shared, sender) = (Arc::clone(&self.0), Arc::clone(sender));
         Box::new(move || {
-            shared.outage.fails(Instant::now());
-            sender.send_replace(State::Failing);
+            let now = Instant::now();
+            if !shared.outage.is_slow(since, now) {
+                shared.outage.fails(now);
+                sender.send_replace(State::Failing);
+            }
         })
     }
 }
@@ -338,6 +350,12 @@ impl<A: Clone + Send + Sync + 'static> Shared<A> {
             }
             Some(_) | None => Look::Ask(None),
         }
+    }
+
+    /// A failure, which counts as an outage only where it is none of its question's own making.
+    fn judged(&self, failure: Failure, since: Instant) -> Failure {
+        let is_outage = failure.is_outage && !self.outage.is_slow(since, Instant::now());
+        Failure { is_outage, ..failure }
     }
 
     fn keep(&self, key: Key, found: Result<Found<A>, Failure>) -> Result<A, Failure> {

@@ -204,3 +204,33 @@ fn a_reviewer_that_answers_others_is_waited_for() {
     outage.fails(at(1900));
     assert_eq!(patience_of(500), Duration::from_millis(2400));
 }
+
+#[test]
+fn a_question_that_takes_long_while_others_are_answered_is_no_outage() {
+    let begun = Instant::now();
+    let reviews = reviews(LONG);
+    let at = |millis| begun + Duration::from_millis(millis);
+    let cases = [
+        // Nobody was answered since it began.
+        (None, 10_000, false),
+        (Some(0), 10_000, false),
+        // The reviewer answered somebody just now.
+        (Some(9_500), 10_000, true),
+        // It did, and is gone since.
+        (Some(8_000), 10_000, false),
+        // What fails at once was not asked too much.
+        (Some(1), 2, false),
+    ];
+    for (answered, failed, is_slow) in cases {
+        let outage = Outage::new(begun);
+        if let Some(answered) = answered {
+            outage.ends(at(answered));
+        }
+        assert_eq!(outage.is_slow(begun, at(failed)), is_slow, "{answered:?} {failed}");
+    }
+    // An answer to another question came within the time that this one took.
+    reviews.0.outage.ends(at(11_000));
+    let long_ago = begun.checked_sub(Duration::from_secs(10)).unwrap();
+    assert!(!reviews.0.judged(Failure::of_time(), long_ago).is_outage);
+    assert!(reviews.0.judged(Failure::of_time(), Instant::now()).is_outage);
+}
