@@ -11,7 +11,7 @@ use tokio::time::timeout_at;
 use super::headers::Told;
 use super::outcome::Outcome;
 use super::{Asked, Connection, headers};
-use crate::auth::{Caller, Deferral, Permit};
+use crate::auth::{Caller, Deferral, Permit, Trust};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::model::rejection::{BackendFault, Rejection};
@@ -32,15 +32,19 @@ pub(super) struct Destination<'a> {
 
 impl<'a> Destination<'a> {
     /// An extension API server.
-    pub(super) fn remote(permit: &'a Permit, remote: &'a Remote<Upstream>) -> Self {
+    pub(super) fn remote(
+        permit: &'a Permit,
+        remote: &'a Remote<Upstream>,
+        trust: &Trust,
+    ) -> Result<Self, Rejection> {
         let caller = permit.caller();
-        Self {
+        Ok(Self {
             caller,
-            told: Told::by_certificate(caller),
+            told: Told::by_certificate(caller, trust)?,
             upstream: &remote.backend,
             service: &remote.service,
             remote: Some(remote),
-        }
+        })
     }
 
     /// kube-apiserver, which decides by itself.

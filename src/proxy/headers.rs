@@ -11,7 +11,8 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::auth::{Caller, IdentityHeaders, without_tokens};
+use crate::auth::{Caller, IdentityHeaders, Trust, without_tokens};
+use crate::model::rejection::Rejection;
 
 /// The request's audit id, both ways.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
@@ -38,9 +39,13 @@ pub(super) struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    /// As extension API servers are told.
-    pub(super) fn by_certificate(caller: &'a Caller) -> Self {
-        Self { lines: &caller.headers, authorization: None, passes_impersonation: false }
+    /// As extension API servers are told, and a core that believes portico; an error while it is not
+    /// known which of the client's headers they would take for portico's word.
+    pub(super) fn by_certificate(caller: &'a Caller, trust: &Trust) -> Result<Self, Rejection> {
+        if trust.may_leak_identity {
+            return Err(Rejection::NotReady);
+        }
+        Ok(Self { lines: &caller.headers, authorization: None, passes_impersonation: false })
     }
 }
 
@@ -328,7 +333,9 @@ mod tests {
         let identity = IdentityHeaders::new(&[&FrontProxies::of_flags()]);
         let client = ClientAddress::new("10.1.2.3".parse().unwrap());
         let id = HeaderValue::from_static("id");
-        let map = for_backend(&parts, &Told::by_certificate(&caller), &identity, &client, &id);
+        let lines = &caller.headers;
+        let told = Told { lines, authorization: None, passes_impersonation: false };
+        let map = for_backend(&parts, &told, &identity, &client, &id);
         map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
     }
 

@@ -364,11 +364,10 @@ impl Connection {
                 let failed = |_: &Rejection| outcome.set_route(&remote.backend.metrics);
                 Ok(with_own_headers(answer.await.inspect_err(failed)?, outcome))
             }
-            Route::Remote(_) if self.proxy.auth.trust.load().may_leak_identity => {
-                Err(Rejection::NotReady)
-            }
             Route::Remote(remote) => {
-                let to = Destination::remote(&permit, remote);
+                let trust = self.proxy.auth.trust.load();
+                let to = Destination::remote(&permit, remote, &trust)?;
+                drop(trust);
                 if upgrade {
                     return Box::pin(self.switch(to, asked, outcome)).await;
                 }

@@ -182,7 +182,7 @@ async fn readiness_names_the_watches_until_everything_was_seen_once() {
     let (core, two) = (Core::start(Manner::Believes), Backend::start("two", HTTP2));
     core.cluster.apply(&objects("two", &[&two]));
     core.cluster.refuse(Some(500));
-    let rig = core.portico(core.setup(&token())).await;
+    let rig = core.setup(&token()).launch();
     let awaited = ready(&rig).await;
     assert!(awaited.contains("[-]poststarthook/core-watches"), "{awaited}");
     assert!(awaited.contains("[-]poststarthook/core-trust"), "{awaited}");

@@ -6,6 +6,7 @@ use crate::core_backend::{Core, Manner, await_direct, claims, kubeconfig, shown,
 use crate::http1_client::Http1;
 use crate::pki::PKI;
 use crate::rig::{Setup, eventually, path};
+use crate::rotation::rename_over;
 use crate::upgrades::{SPDY, head, upgrade};
 
 #[tokio::test]
@@ -75,6 +76,18 @@ async fn a_refused_upgrade_raises_the_same_doubt() {
 }
 
 #[tokio::test]
+async fn another_kubeconfig_raises_the_same_doubt() {
+    let core = Core::start(Manner::Believes);
+    let rig = core.portico(core.setup(&token())).await;
+    core.set(Manner::Refuses);
+    let server = format!("https://{}", core.address());
+    let text = kubeconfig(&server, "tls-server-name: 127.0.0.1,", &token());
+    rename_over(&rig.path("kubeconfig"), &text);
+    let mut client = rig.alice(Protocol::Http2).await;
+    eventually("impersonation", async || is_impersonated(&mut client).await).await;
+}
+
+#[tokio::test]
 async fn a_core_that_does_not_say_as_whom_it_takes_callers_is_named() {
     let core = Core::start(Manner::Fails);
     let rig = core.setup(&token()).launch();
@@ -86,6 +99,24 @@ async fn a_core_that_does_not_say_as_whom_it_takes_callers_is_named() {
     .await;
     core.set(Manner::Believes);
     rig.await_status("/api/v1/pods", 200).await;
+}
+
+#[tokio::test]
+async fn the_core_is_told_of_nobody_before_it_has_said_in_which_headers_it_looks() {
+    let core = Core::start(Manner::Believes);
+    core.cluster.refuse(Some(503));
+    let rig = core.setup(&token()).launch();
+    let mut client = rig.alice(Protocol::Http2).await;
+    let ask = Ask::get("/api/v1/pods").header("x-groups", "system:masters");
+    let early = client.send(&ask).await;
+    assert_eq!((early.status, early.cause().as_str()), (503, ""));
+    assert!(core.seen().is_empty());
+    core.cluster.trust(&[("requestheader-group-headers", "[\"X-Groups\"]")]);
+    core.cluster.refuse(None);
+    rig.await_status("/api/v1/pods", 200).await;
+    let got = client.send(&ask).await.json();
+    assert_eq!(shown(&got), "aggregator");
+    assert!(told(&got, "headers", "x-groups").is_empty());
 }
 
 #[tokio::test]

@@ -178,7 +178,7 @@ fn trouble(error: &watcher::Error) -> Trouble {
         | watcher::Error::WatchFailed(error) => explain(error),
         watcher::Error::NoResourceVersion => "an object has no resourceVersion".to_owned(),
     };
-    Trouble { text, is_forbidden: matches!(code(error), Some(401 | 403)) }
+    Trouble { text, is_forbidden: code(error) == Some(403) }
 }
 
 /// An error with its reasons.

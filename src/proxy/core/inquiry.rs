@@ -100,6 +100,7 @@ impl Inquiry {
             return;
         }
         let mut pair = self.upstream.identity.clone();
+        let mut access = Some(self.server.follow_access());
         loop {
             let pause = self.ask(pool, front_proxy).await;
             sleep(RETRY_INTERVAL).await;
@@ -107,6 +108,8 @@ impl Inquiry {
                 () = sleep(pause) => {}
                 () = self.doubt.notified() => {}
                 () = replaced(&mut pair) => {}
+                // Whom its authorities vouch for by now may be somebody else.
+                () = replaced(&mut access) => {}
             }
         }
     }

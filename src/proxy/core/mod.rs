@@ -20,7 +20,7 @@ use super::forward::Destination;
 use super::headers::Told;
 use super::outcome::Outcome;
 use super::{Asked, Connection, upgrade};
-use crate::auth::{Caller, Deferral};
+use crate::auth::{Auth, Caller, Deferral, Trust};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
 use crate::model::rejection::{BackendFault, Rejection};
@@ -158,13 +158,26 @@ impl Core {
         self.server.metrics()
     }
 
-    /// Waits for the first answer, which comes right after the start where the core is there: who is
+    /// True when nothing is awaited that tells how callers are told.
+    fn is_settled(&self, trust: &Trust) -> bool {
+        match &*self.standing.load() {
+            Standing::Unknown(fault) => fault.is_some(),
+            Standing::FrontProxy => !trust.may_leak_identity,
+            Standing::Impersonate => true,
+        }
+    }
+
+    /// Waits for the first answers, which come right after the start where the core is there: who is
     /// told to come later comes after seconds.
-    async fn settled(&self) {
-        let mut standing = self.standing.clone();
+    async fn settled(&self, trust: &View<Trust>) {
+        let (mut standing, mut trust) = (self.standing.clone(), trust.clone());
         let settling = async {
-            while *standing.load() == Standing::Unknown(None) {
-                if !standing.changed().await {
+            while !self.is_settled(&trust.load()) {
+                let changed = tokio::select! {
+                    changed = standing.changed() => changed,
+                    changed = trust.changed() => changed,
+                };
+                if !changed {
                     return;
                 }
             }
@@ -194,11 +207,17 @@ impl Core {
         }
     }
 
-    fn destination<'a>(&'a self, deferral: &'a Deferral, way: &'a Way) -> Destination<'a> {
+    fn destination<'a>(
+        &'a self,
+        deferral: &'a Deferral,
+        way: &'a Way,
+        trust: &Trust,
+    ) -> Result<Destination<'a>, Rejection> {
         let caller = deferral.caller();
-        match way {
+        Ok(match way {
             Way::FrontProxy(upstream) => {
-                let told = Told { passes_impersonation: true, ..Told::by_certificate(caller) };
+                let told = Told::by_certificate(caller, trust)?;
+                let told = Told { passes_impersonation: true, ..told };
                 Destination::core(deferral, upstream, told)
             }
             Way::Nobody(upstream) => {
@@ -213,7 +232,7 @@ impl Core {
                 };
                 Destination::core(deferral, upstream, told)
             }
-        }
+        })
     }
 }
 
@@ -229,10 +248,10 @@ impl Connection {
         outcome: &mut Outcome,
     ) -> Result<Response<Body>, Rejection> {
         let Asked { info, parts, .. } = asked;
-        let authorizer = &self.proxy.auth.authorizer;
+        let Auth { authorizer, trust, .. } = &self.proxy.auth;
         outcome.set_route(core.metrics());
-        if !caller.is_anonymous && *core.standing.load() == Standing::Unknown(None) {
-            core.settled().await;
+        if !caller.is_anonymous && !core.is_settled(&trust.load()) {
+            core.settled(trust).await;
         }
         let way = core.way(caller.is_anonymous)?;
         if matches!(way, Way::Impersonate(_))
@@ -243,7 +262,7 @@ impl Connection {
         }
         outcome.enter(info, &caller)?;
         let deferral = authorizer.defer(caller);
-        let to = core.destination(&deferral, &way);
+        let to = core.destination(&deferral, &way, &trust.load())?;
         let answer = if asked.upgrade {
             upgrade::check(asked, &Route::<Upstream>::Core, &body)?;
             self.switch(to, asked, outcome).await
