@@ -522,6 +522,9 @@ print_table() {
 check_kit
 build_portico
 choose_peers
+# The kit's ports are fixed: one comparison at a time.
+exec 9>"$cache/lock"
+flock --wait "$limit_secs" 9 || fail "another comparison runs"
 check_ports
 ulimit -n "$files_max" 2>/dev/null || true
 write_portico_settings

@@ -6,6 +6,8 @@
 outage_secs=${PORTICO_OUTAGE_SECS:-10}
 # How soon a change has to be seen, in seconds: what probes find out takes up to three of their rounds.
 verdict_limit_secs=60
+# kube-apiserver and its like look at a file once a minute where they cannot watch it.
+reload_limit_secs=90
 # How soon an extension API server has heard of a change of the ConfigMap after an outage: client-go pauses up to a minute after it
 # failed to list for as long, and takes as long again at random.
 heard_limit_secs=150
@@ -173,7 +175,7 @@ authority_is_added() {
   await "somebody reads" "$change_limit_secs" has_reads 20 || return 0
   set_client_authorities client-ca own-proxy-ca
   # A user who may do nothing, but a user.
-  if await "$what" "$verdict_limit_secs" stranger_is 403; then pass "$what"; fi
+  if await "$what" "$reload_limit_secs" stranger_is 403; then pass "$what"; fi
   await "somebody reads on" "$change_limit_secs" has_reads $(($(wc -l <"$work/reads") + 20)) || true
   stop reader
   what="nobody else notices that"

@@ -38,7 +38,7 @@ is() { [[ $("${@:2}") == "$1" ]]; }
 
 # believed WHAT CODE COMMAND...   it comes to print that
 believed() {
-  if await "$1" "$verdict_limit_secs" is "${@:2}"; then pass "$1"; fi
+  if await "$1" "$reload_limit_secs" is "${@:2}"; then pass "$1"; fi
 }
 
 # serves URL FOLDER   with a certificate of that folder's authority; 000 when with another's
@@ -75,7 +75,9 @@ MANIFEST
 }
 
 # shellcheck disable=SC2317,SC2329 # await calls it
-knows_mark() { ask --fail "$server/metrics" | grep -q '^aggregator_unavailable_apiservice{name="v1.mark.example.com"}'; }
+knows_mark() {
+  ask --fail "$server/metrics" >"$work/metrics" && grep -q '^aggregator_unavailable_apiservice{name="v1.mark.example.com"}' "$work/metrics"
+}
 
 everything_is_rotated() {
   local wardle
