@@ -7,6 +7,8 @@
 //	streams watch SERVER DIR …            thousands of watches and one event to all: see load.go
 //	streams overload SERVER DIR …         more requests than are let in: see load.go
 //	streams relay DIR ADDRESS PORT-FILE   the admin's connections for those who cannot show a certificate
+//	streams endpoint DIR ADDRESS …        one of several endpoints that freeze, fall silent and are restarted: see endpoint.go
+//	streams drive SERVER DIR …            a steady load on those, and what became of it: see drive.go
 //
 // DIR is the folder with the certificates, SERVER is portico's URL. Exit status: 0 when everything was as it should be, 1
 // otherwise, and then the last line on standard error says what was not.
@@ -35,6 +37,8 @@ func main() {
 		"exec":     {4, execCommand},
 		"watch":    {5, watchCommand},
 		"overload": {6, overloadCommand},
+		"endpoint": {4, endpoint},
+		"drive":    {5, drive},
 		"relay":    {3, func(a []string) error { return relay(a[0], a[1], a[2]) }},
 	}
 	if len(os.Args) < 2 {
