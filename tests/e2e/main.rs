@@ -21,6 +21,7 @@ mod http1_client;
 mod http2_client;
 mod issuer;
 mod pki;
+mod relay;
 mod review_server;
 mod rig;
 mod switch_backend;
@@ -59,6 +60,7 @@ mod rotation;
 #[cfg(feature = "otlp")]
 mod spans;
 mod spoofing;
+mod suspicion;
 mod tls;
 mod token_reviews;
 mod tracing_context;
