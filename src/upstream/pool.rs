@@ -30,7 +30,6 @@ use super::watchdog::{Redial, revive};
 use super::{Config, balance};
 use crate::body::{Body, Kept, KeptRoom};
 use crate::model::fault::{Fault, Hop};
-use crate::model::suspicion::dial_limit;
 use crate::runtime::snapshot::{View, replaced};
 use crate::runtime::tasks;
 use crate::tls::KeyPair;
@@ -197,7 +196,8 @@ impl Pool {
                         waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
                     request.waits_for(Step::Connection);
-                    let connecting = self.connect(backend, endpoint, key, self.limit(endpoint));
+                    let connecting =
+                        self.connect(backend, endpoint, key, endpoint.dial_limit(&self.config));
                     Box::pin(connecting).await.map_err(Failed::unreachable)?;
                 }
             }
@@ -292,12 +292,6 @@ impl Pool {
         self.dial_ahead(self.slots().entry(key).or_default(), backend, endpoint, key)
     }
 
-    /// How long a dial of an endpoint may take that requests wait for.
-    fn limit(&self, endpoint: &Endpoint) -> Duration {
-        let verdict = self.config.verdict_after;
-        endpoint.dial_time().map_or(2 * verdict, |last| dial_limit(verdict, last))
-    }
-
     /// The dial that is under way, or a new one.
     fn dial_ahead(
         self: &Arc<Self>,
@@ -313,10 +307,11 @@ impl Pool {
         slot.dialing = Some(receiver.clone());
         let (pool, backend, endpoint) =
             (Arc::clone(self), Arc::clone(backend), Arc::clone(endpoint));
+        let limit = endpoint.dial_limit(&self.config);
         drop(tasks::spawn("upstream-dial", async move {
             // Also when the dial panics: the next request must be able to begin another.
             let ended = DialEnd { pool: &pool, key };
-            let outcome = pool.connect(&backend, &endpoint, key, pool.limit(&endpoint)).await;
+            let outcome = pool.connect(&backend, &endpoint, key, limit).await;
             drop(ended);
             sender.send_replace(Some(outcome));
         }));

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Config;
 use super::endpoint::Endpoint;
 use crate::model::fault::{Fault, Hop};
-use crate::model::suspicion::slow_start_percent;
+use crate::model::suspicion::{dial_limit, slow_start_percent};
 
 /// Neither answers what is open nor makes new connections.
 const DEAD: u32 = 1;
@@ -114,10 +115,12 @@ impl Endpoint {
         heard > 0 && EPOCH.elapsed().saturating_sub(Duration::from_millis(heard)) <= time
     }
 
-    /// What its last connection took to be made; none when there was none.
-    pub(super) fn dial_time(&self) -> Option<Duration> {
-        let us = self.standing.dial_us.load(Ordering::Relaxed);
-        (us > 0).then(|| Duration::from_micros(us))
+    /// How long a dial may take that requests wait for: twice as long while none has been made.
+    pub(super) fn dial_limit(&self, config: &Config) -> Duration {
+        match self.standing.dial_us.load(Ordering::Relaxed) {
+            0 => 2 * config.verdict_after,
+            us => dial_limit(config.verdict_after, Duration::from_micros(us)),
+        }
     }
 
     /// A connection was made, in that time.

@@ -2,7 +2,6 @@
 //! only and never used for another request.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::response;
 use hyper::client::conn::http1;
@@ -74,7 +73,7 @@ impl Backend {
         }
         let waiting = self.wait().map_err(Failed::finally)?;
         request.waits_for(Step::Connection);
-        let dialed = dial(self, endpoint, Protocols::Http1, Duration::MAX)
+        let dialed = dial(self, endpoint, Protocols::Http1, endpoint.dial_limit(&self.config))
             .await
             .map_err(Failed::unreachable)?;
         drop(waiting);

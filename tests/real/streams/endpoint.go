@@ -21,7 +21,10 @@ import (
 
 const (
 	faultsPath = "/apis/faults.example.com/v1"
-	thingsPath = faultsPath + "/namespaces/default/things"
+	// Of an API that has one endpoint only.
+	lonelyPath      = "/apis/lonely.example.com/v1"
+	thingsOfDefault = "/namespaces/default/things"
+	thingsPath      = faultsPath + thingsOfDefault
 	// By it a request is known again at whichever endpoint it comes.
 	idHeader = "X-Id"
 	// How long requests on the way may take once it is told to end.
@@ -85,10 +88,11 @@ func endpoint(arguments []string) error {
 func serveThing(response http.ResponseWriter, request *http.Request, log *os.File) {
 	response.Header().Set("Content-Type", "application/json")
 	switch {
-	case request.URL.Path == faultsPath:
-		fmt.Fprint(response, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":"faults.example.com/v1","resources":[`+
-			`{"name":"things","singularName":"thing","namespaced":true,"kind":"Thing","verbs":["get","create"]}]}`)
-	case request.URL.Path != thingsPath:
+	case request.URL.Path == faultsPath || request.URL.Path == lonelyPath:
+		fmt.Fprintf(response, `{"kind":"APIResourceList","apiVersion":"v1","groupVersion":%q,"resources":[`+
+			`{"name":"things","singularName":"thing","namespaced":true,"kind":"Thing","verbs":["get","create"]}]}`,
+			strings.TrimPrefix(request.URL.Path, "/apis/"))
+	case request.URL.Path != thingsPath && request.URL.Path != lonelyPath+thingsOfDefault:
 		response.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(response, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`)
 	case request.Method == http.MethodPost:
