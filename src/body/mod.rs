@@ -26,6 +26,15 @@ pub struct Body {
     deadline: Deadline,
     observer: Option<Box<dyn Observe>>,
     trailer_filter: Option<TrailerFilter>,
+    last_line: Option<Box<LastLine>>,
+}
+
+/// When a body of lines is ended here, before its sender does it.
+struct LastLine {
+    due: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_due: bool,
+    /// What was handed on last ended a line.
+    is_whole: bool,
 }
 
 /// What may pass of a body's trailers.
@@ -199,7 +208,8 @@ impl Body {
     }
 
     fn new(source: Source) -> Self {
-        Self { source, deadline: Deadline::None, observer: None, trailer_filter: None }
+        let deadline = Deadline::None;
+        Self { source, deadline, observer: None, trailer_filter: None, last_line: None }
     }
 
     /// From now on the body must be over by `deadline`, else it aborts.
@@ -237,6 +247,12 @@ impl Body {
         self.trailer_filter = Some(filter);
     }
 
+    /// Ends the body, which has to be one of lines, after a whole line once `due` is ready.
+    pub fn end_lines(&mut self, due: impl Future<Output = ()> + Send + 'static) {
+        let last_line = LastLine { due: Box::pin(due), is_due: false, is_whole: true };
+        self.last_line = Some(Box::new(last_line));
+    }
+
     /// True when no frame will come any more.
     pub fn is_end_stream(&self) -> bool {
         match &self.source {
@@ -264,6 +280,9 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.last_line.as_mut().is_some_and(|last_line| last_line.poll(cx).is_ready()) {
+            self.source = Source::Done;
+        }
         let next = match self.source.poll_next(cx) {
             Poll::Pending if self.poll_deadline(cx).is_ready() => Some(Err(BodyError::Deadline)),
             Poll::Pending => return Poll::Pending,
@@ -271,6 +290,9 @@ impl Body {
         };
         match &next {
             Some(Ok(frame)) => {
+                if let (Some(last_line), Some(data)) = (&mut self.last_line, frame.data_ref()) {
+                    last_line.is_whole = data.last() == Some(&b'\n');
+                }
                 if frame.is_trailers() {
                     self.source = Source::Done;
                 }
@@ -315,6 +337,13 @@ impl Body {
     /// Ends a body of which nothing needs to be carried, as in the answer to a HEAD.
     pub fn finish(mut self) {
         self.observe_end(None);
+    }
+}
+
+impl LastLine {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_due = self.is_due || self.due.as_mut().poll(cx).is_ready();
+        if self.is_due && self.is_whole { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
