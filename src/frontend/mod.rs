@@ -5,6 +5,7 @@
 //! here.
 
 mod connection;
+mod frames;
 mod gathered;
 mod http1;
 mod http2;
@@ -68,6 +69,8 @@ pub struct Limits {
     pub streams_max: u32,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
+    /// Frames at a time that bring nothing, from one HTTP/2 client: more end its connection.
+    pub idle_frames_max: u32,
 }
 
 impl Default for Limits {
@@ -83,6 +86,7 @@ impl Default for Limits {
             ping_timeout: Duration::from_secs(15),
             streams_max: 100,
             header_bytes_max: 1024 * 1024,
+            idle_frames_max: 10_000,
         }
     }
 }
