@@ -4,6 +4,7 @@
 //! whoever carries it must turn into a reset or a closed connection.
 
 mod pump;
+mod stalls;
 mod tunnel;
 
 use std::pin::Pin;
@@ -17,7 +18,8 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-pub use pump::{PumpError, pump};
+pub use pump::{PumpError, pump, pump_to_client};
+pub use stalls::Stalls;
 pub use tunnel::{Direction, Tunnel};
 
 /// Bytes on their way, with an optional deadline and an optional observer.
@@ -63,6 +65,9 @@ pub enum BodyError {
     /// The request's deadline passed while the body was on its way.
     #[error("deadline passed while the body was on its way")]
     Deadline,
+    /// The receiver took nothing for too long, or too much waited for such receivers.
+    #[error("receiver did not take the body")]
+    Stalled,
 }
 
 impl BodyError {
@@ -71,6 +76,7 @@ impl BodyError {
         match self {
             Self::Reset(reason) if *reason != h2::Reason::NO_ERROR => *reason,
             Self::Reset(_) | Self::Aborted(_) | Self::Deadline => h2::Reason::INTERNAL_ERROR,
+            Self::Stalled => h2::Reason::ENHANCE_YOUR_CALM,
         }
     }
 
@@ -331,6 +337,20 @@ impl Body {
     fn observe_end(&mut self, error: Option<&BodyError>) {
         if let Some(mut observer) = self.observer.take() {
             observer.ended(error);
+        }
+    }
+
+    /// Ends a body that its receiver does not take.
+    pub fn abort(&mut self, error: &BodyError) {
+        self.source = Source::Done;
+        self.observe_end(Some(error));
+    }
+
+    /// Bytes that its sender has sent and nobody was handed yet.
+    fn unread(&mut self) -> usize {
+        match &mut self.source {
+            Source::Http2 { stream, .. } => stream.flow_control().used_capacity(),
+            _ => 0,
         }
     }
 

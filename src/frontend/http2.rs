@@ -23,7 +23,7 @@ use super::connection::ClientStream;
 use super::frames::Metered;
 use super::gathered::Gathered;
 use super::{Context, Limits};
-use crate::body::{Body, pump};
+use crate::body::{Body, Stalls, pump_to_client};
 use crate::runtime::lifecycle::Phase;
 use crate::runtime::tasks;
 
@@ -86,8 +86,8 @@ where
                     return tracing::debug!("HTTP/2 client goes on after GOAWAY");
                 }
                 // Boxed where it is made: moving it into a task costs more than the allocation.
-                let stream =
-                    Box::pin(serve_stream(handler.clone(), request, respond, Arc::clone(&close)));
+                let marks = (Arc::clone(&close), Arc::clone(&limits.stalls));
+                let stream = Box::pin(serve_stream(handler.clone(), request, respond, marks));
                 drop(tasks::spawn("stream", stream));
             }
             Event::Accepted(None) | Event::Cut => return,
@@ -222,7 +222,7 @@ async fn serve_stream<H, R>(
     handler: H,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    close: Arc<AtomicBool>,
+    (close, stalls): (Arc<AtomicBool>, Arc<Stalls>),
 ) where
     H: Fn(Request<Body>) -> R,
     R: Future<Output = Response<Body>>,
@@ -251,7 +251,7 @@ async fn serve_stream<H, R>(
     match sent {
         Ok(_) if end => body.finish(),
         Ok(mut stream) => {
-            if let Err(error) = pump(body, &mut stream).await {
+            if let Err(error) = pump_to_client(body, &mut stream, &stalls).await {
                 tracing::debug!(%error, "response body not carried to its end");
             }
         }

@@ -27,7 +27,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::body::Body;
+use crate::body::{Body, Stalls};
 use crate::runtime::lifecycle::{Drain, OpenGuard, Phase};
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks;
@@ -71,6 +71,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// Frames at a time that bring nothing, from one HTTP/2 client: more end its connection.
     pub idle_frames_max: u32,
+    /// What clients may leave unread.
+    pub stalls: Arc<Stalls>,
 }
 
 impl Default for Limits {
@@ -87,6 +89,7 @@ impl Default for Limits {
             streams_max: 100,
             header_bytes_max: 1024 * 1024,
             idle_frames_max: 10_000,
+            stalls: Arc::default(),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Clients that misbehave get nothing for it: what ends them, that others are served meanwhile, and
 //! that nothing of theirs is left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use portico::app::Tuning;
+use portico::body::Stalls;
 use portico::config::Config;
 use portico::frontend::Limits;
 use socket2::{SockFilter, SockRef};
 
 use crate::backend::{Backend, HTTP2};
-use crate::client::{Client, Protocol, tls};
+use crate::client::{Ask, BOTH, Client, Opened, Protocol, tls};
 use crate::http1_client::Http1;
 use crate::pki::PKI;
 use crate::proxying::Pair;
@@ -20,6 +23,8 @@ use crate::raw_http2::{
 use crate::rig::{Rig, Setup, path, within};
 
 const SHORT: Duration = Duration::from_millis(200);
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(3600);
 
 fn limited(change: impl Fn(&mut Limits) + 'static) -> Setup {
     Setup::new()
@@ -42,7 +47,7 @@ impl Other {
     }
 
     /// Nothing is left but this one's connection, and that which asks.
-    async fn is_alone(self, rig: &Rig) {
+    async fn finds_nothing_left(self, rig: &Rig) {
         for gauge in [
             "portico_apiservice_requests_in_flight",
             "portico_endpoint_requests_in_flight",
@@ -68,7 +73,7 @@ async fn check_flood(
     let (code, ()) = tokio::join!(client.flood(batch), other.is_served());
     assert_eq!(code, Some(CALM), "{what}");
     other.is_served().await;
-    other.is_alone(&pair.rig).await;
+    other.finds_nothing_left(&pair.rig).await;
     let ended = pair.rig.metric("portico_rejected_connections_total", &["\"flood\""]).await;
     assert_eq!(ended, Some(1.0), "{what}");
 }
@@ -123,7 +128,7 @@ async fn streams_that_are_reset_at_once_end_their_connection() {
     };
     assert_eq!(within("the end", ended).await, CALM);
     other.is_served().await;
-    other.is_alone(&pair.rig).await;
+    other.finds_nothing_left(&pair.rig).await;
     pair.rig.await_metric("portico_rejected_connections_total", &["\"flood\""], 1.0).await;
 }
 
@@ -135,7 +140,7 @@ async fn check_library(what: &str, first: &[Frame], batch: impl FnMut(u32) -> Ve
     client.send(first).await.unwrap();
     let (code, ()) = tokio::join!(client.flood(batch), other.is_served());
     assert_eq!(code, Some(CALM), "{what}");
-    other.is_alone(&pair.rig).await;
+    other.finds_nothing_left(&pair.rig).await;
 }
 
 #[tokio::test]
@@ -198,7 +203,54 @@ async fn a_body_that_never_comes_holds_its_request_no_longer_than_its_time() {
     client.until(&[HEADERS]).await;
     client.until(&[DATA]).await;
     drop(client);
-    other.is_alone(&pair.rig).await;
+    other.finds_nothing_left(&pair.rig).await;
+}
+
+/// A watch of more than any buffer takes, which its client does not read.
+async fn unread<'a>(client: &'a mut Client, backend: &mut Backend) -> Opened<'a> {
+    let opened = client.open(&Ask::get(path("two", "events?watch=1"))).await;
+    assert_eq!(opened.status, 200);
+    let watch = backend.watch().await;
+    let event = Bytes::from(vec![b'x'; 64 << 20]);
+    watch.send(Ok(hyper::body::Frame::data(event))).await.unwrap();
+    opened
+}
+
+#[tokio::test]
+async fn a_watch_whose_client_does_not_read_is_cut_and_others_are_served_meanwhile() {
+    for protocol in BOTH {
+        let stalls = || Arc::new(Stalls::new(SHORT, usize::MAX));
+        let mut pair = Pair::start_with(limited(move |limits| limits.stalls = stalls())).await;
+        let mut other = Other::new(&pair.rig).await;
+        let mut client = pair.rig.alice(protocol).await;
+        let opened = unread(&mut client, &mut pair.two).await;
+        other.is_served().await;
+        let stalled = ["verb=\"WATCH\"", "cause=\"ClientStalled\""];
+        pair.rig.await_metric("apiserver_request_aborts_total", &stalled, 1.0).await;
+        pair.rig.await_metric("portico_endpoint_requests_in_flight", &[], 0.0).await;
+        drop(opened);
+        drop(client);
+        other.is_served().await;
+        other.finds_nothing_left(&pair.rig).await;
+    }
+}
+
+#[tokio::test]
+async fn watches_that_are_not_read_keep_no_more_than_so_many_bytes_between_them() {
+    // Room for one stream's window, and not for two.
+    let stalls = || Arc::new(Stalls::new(LONG, 300 * 1024));
+    let mut pair = Pair::start_with(limited(move |limits| limits.stalls = stalls())).await;
+    let other = Other::new(&pair.rig).await;
+    let stalled = ["cause=\"ClientStalled\""];
+    let mut one = pair.rig.alice(Protocol::Http2).await;
+    let first_unread = unread(&mut one, &mut pair.two).await;
+    let mut second = pair.rig.alice(Protocol::Http2).await;
+    let second_unread = unread(&mut second, &mut pair.two).await;
+    pair.rig.await_metric("apiserver_request_aborts_total", &stalled, 1.0).await;
+    pair.rig.await_metric("portico_endpoint_requests_in_flight", &[], 1.0).await;
+    drop((first_unread, second_unread));
+    drop((one, second));
+    other.finds_nothing_left(&pair.rig).await;
 }
 
 #[tokio::test]
@@ -232,5 +284,5 @@ async fn idle_connections_keep_nobody_from_being_served() {
     let mut other = Other::new(&rig).await;
     other.is_served().await;
     drop(idle);
-    other.is_alone(&rig).await;
+    other.finds_nothing_left(&rig).await;
 }
