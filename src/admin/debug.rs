@@ -278,6 +278,8 @@ fn describe_endpoint(endpoint: &EndpointState, pools: &[Value]) -> Value {
         "address": endpoint.address.to_string(),
         "requestsInFlight": endpoint.in_flight,
         "connections": endpoint.connections,
+        "standing": endpoint.standing,
+        "death": endpoint.death,
         "pools": pools,
     })
 }

@@ -3,6 +3,7 @@
 //! An abort is never an end: a body that stops before its sender ended it gives an error, which
 //! whoever carries it must turn into a reset or a closed connection.
 
+mod kept;
 mod pump;
 mod stalls;
 mod tunnel;
@@ -18,6 +19,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+pub use kept::{Kept, KeptRoom};
 pub use pump::{PumpError, pump, pump_to_client};
 pub use stalls::Stalls;
 pub use tunnel::{Direction, Tunnel};
@@ -112,6 +114,7 @@ enum Source {
     },
     Http1(hyper::body::Incoming),
     Chunks(Chunks),
+    Kept(kept::Reader),
     /// No bytes: what the connection is for after this message.
     Tunnel(Box<Tunnel>),
     /// After trailers, an end or an error.
@@ -144,6 +147,7 @@ impl std::fmt::Debug for Source {
             Self::Http2 { .. } => "Http2",
             Self::Http1(_) => "Http1",
             Self::Chunks(_) => "Chunks",
+            Self::Kept(_) => "Kept",
             Self::Tunnel(_) => "Tunnel",
             Self::Done => "Done",
         })
@@ -194,6 +198,10 @@ impl Body {
     /// A body made here, piece by piece, that ends when the stream ends.
     pub fn chunks(chunks: Chunks) -> Self {
         Self::new(Source::Chunks(chunks))
+    }
+
+    fn kept(reader: kept::Reader) -> Self {
+        Self::new(Source::Kept(reader))
     }
 
     /// The body of a 101: none, and the connection is the tunnel's from then on.
@@ -267,6 +275,7 @@ impl Body {
             Source::Parts(parts) => parts.left == 0,
             Source::Http2 { stream, .. } => stream.is_end_stream(),
             Source::Http1(incoming) => incoming.is_end_stream(),
+            Source::Kept(reader) => reader.is_end_stream(),
         }
     }
 
@@ -395,6 +404,7 @@ impl Source {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Self::Parts(parts) => Poll::Ready(parts.next().map(|part| Ok(Frame::data(part)))),
+            Self::Kept(reader) => reader.poll_next(cx),
             Self::Chunks(chunks) => {
                 chunks.as_mut().poll_next(cx).map(|next| next.map(|chunk| Ok(Frame::data(chunk))))
             }
@@ -467,6 +477,7 @@ impl http_body::Body for Body {
             Source::Ready(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Parts(parts) => SizeHint::with_exact(parts.left),
             Source::Http1(incoming) => incoming.size_hint(),
+            Source::Kept(reader) => reader.size_hint(),
             Source::Http2 { .. } | Source::Chunks(_) => SizeHint::default(),
         }
     }

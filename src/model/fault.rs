@@ -98,6 +98,8 @@ pub enum Hop {
     BackendReset,
     /// The endpoint did not answer within the request's deadline.
     Deadline,
+    /// The endpoint, or the connection to it, answered nothing any more, not even a ping.
+    Unresponsive,
     /// The endpoint answered with a redirect.
     Redirect,
     /// The endpoint answered a request to switch protocols with this status, which is neither the
@@ -105,7 +107,7 @@ pub enum Hop {
     InvalidUpgrade(u16),
     /// The endpoint switched to a protocol that the client did not ask for.
     WrongUpgrade,
-    /// The backend's limit for waiting requests is reached.
+    /// The backend's limit for open or waiting requests is reached.
     Overloaded,
     /// The backend's discovery was answered with an error.
     DiscoveryRefused,
@@ -119,7 +121,7 @@ pub enum Hop {
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -143,6 +145,7 @@ impl Hop {
         Self::ProtocolError,
         Self::BackendReset,
         Self::Deadline,
+        Self::Unresponsive,
         Self::Redirect,
         Self::InvalidUpgrade(200),
         Self::WrongUpgrade,
@@ -179,6 +182,7 @@ impl Hop {
             Self::ProtocolError => "ProtocolError",
             Self::BackendReset => "BackendReset",
             Self::Deadline => "Deadline",
+            Self::Unresponsive => "Unresponsive",
             Self::Redirect => "Redirect",
             Self::InvalidUpgrade(_) => "InvalidUpgrade",
             Self::WrongUpgrade => "WrongUpgrade",
@@ -252,9 +256,11 @@ impl Hop {
             Self::WrongUpgrade => {
                 format!("{service} switched to a protocol that was not asked for")
             }
-            Self::ProtocolError | Self::BackendReset | Self::Deadline | Self::Overloaded => {
-                self.sentence_of_exchange(service)
-            }
+            Self::ProtocolError
+            | Self::BackendReset
+            | Self::Deadline
+            | Self::Unresponsive
+            | Self::Overloaded => self.sentence_of_exchange(service),
             Self::DiscoveryRefused | Self::InvalidDiscovery | Self::DiscoveryNotFetched => {
                 self.sentence_of_discovery(service)
             }
@@ -276,7 +282,10 @@ impl Hop {
             Self::ProtocolError => format!("{service} broke the HTTP protocol"),
             Self::BackendReset => format!("{service} closed the connection before it answered"),
             Self::Deadline => format!("{service} did not answer within the deadline"),
-            _ => format!("too many requests are waiting for {service}"),
+            Self::Unresponsive => {
+                format!("{service} stopped answering: neither the request nor a ping")
+            }
+            _ => format!("too many requests are open at {service}, or wait for it"),
         }
     }
 

@@ -118,7 +118,7 @@ impl Rejection {
                 (Hop::Redirect | Hop::WrongUpgrade, _) => StatusCode::BAD_GATEWAY,
                 // What is wrong with the APIService or with portico, not with the backend.
                 (Hop::InvalidCaBundle | Hop::NoSystemRoots, _) => StatusCode::INTERNAL_SERVER_ERROR,
-                (Hop::Deadline, false) => StatusCode::GATEWAY_TIMEOUT,
+                (Hop::Deadline | Hop::Unresponsive, false) => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
         }
@@ -446,6 +446,7 @@ mod tests {
         assert_eq!(code(Hop::InvalidUpgrade(200), false), 503);
         assert_eq!(code(Hop::Deadline, false), 504);
         assert_eq!(code(Hop::Deadline, true), 503);
+        assert_eq!(code(Hop::Unresponsive, false), 504);
         assert_eq!(code(Hop::NoEndpoints, false), 503);
     }
 

@@ -51,13 +51,8 @@ pub fn of_hop(hop: Hop) -> &'static str {
         | Hop::CertificateInvalid
         | Hop::ClientCertificateRefused
         | Hop::HandshakeFailed => of_handshake(hop),
-        Hop::ProtocolError => "The backend breaks HTTP; the log line says how.",
-        Hop::BackendReset => {
-            "The backend crashed, was restarted, or ended the connection: see its log."
-        }
-        Hop::Deadline => {
-            "The backend is too slow: see its own metrics, then `--request-timeout` or the client's \
-             `?timeout=`. Watches are not bounded."
+        Hop::ProtocolError | Hop::BackendReset | Hop::Deadline | Hop::Unresponsive => {
+            of_exchange(hop)
         }
         Hop::Redirect => {
             "Configure the backend to answer itself: a redirect could lead callers' credentials astray."
@@ -67,12 +62,30 @@ pub fn of_hop(hop: Hop) -> &'static str {
         }
         Hop::WrongUpgrade => "The backend breaks the protocol; see what stands between.",
         Hop::Overloaded => {
-            "As many requests wait for this backend as may: it is too slow, or has too few endpoints."
+            "As many requests are open at this backend, or wait for it, as may: it is too slow, or has \
+             too few endpoints."
         }
         Hop::DiscoveryRefused
         | Hop::InvalidDiscovery
         | Hop::DiscoveryNotFetched
         | Hop::ReviewRefused => of_answer(hop),
+    }
+}
+
+fn of_exchange(hop: Hop) -> &'static str {
+    match hop {
+        Hop::ProtocolError => "The backend breaks HTTP; the log line says how.",
+        Hop::BackendReset => {
+            "The backend crashed, was restarted, or ended the connection: see its log."
+        }
+        Hop::Deadline => {
+            "The backend is too slow: see its own metrics, then `--request-timeout` or the client's \
+             `?timeout=`. Watches are not bounded."
+        }
+        _ => {
+            "The backend's process, or its node, is frozen or cut off: look at its CPU limits, the node \
+             and the network. It is dialled anew at least each second."
+        }
     }
 }
 

@@ -3,6 +3,10 @@
 //!
 //! Long-running requests and health pages are not counted; members of `system:masters` are let in
 //! where others are told to come later, so that an overloaded portico can be looked into.
+//!
+//! No backend can fill a limit alone, however slow it is: it may hold a multiple of the places that
+//! are free, so that there is always room for requests to others (dynamic thresholds, as in the
+//! buffers of switches: Choudhury and Hahne, 1998).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,6 +15,10 @@ use prometheus::IntGauge;
 use super::Config;
 use crate::model::rejection::Rejection;
 use crate::runtime::telemetry::Metrics;
+
+/// How many times as many places as are free one backend may hold: one alone gets four fifths of all,
+/// of two each four ninths.
+const PLACES_PER_FREE_ONE: usize = 4;
 
 /// The limits and what is open under them; shared by all threads.
 #[derive(Debug)]
@@ -61,6 +69,16 @@ impl Admission {
         Ok(())
     }
 
+    /// True where one more request to a backend that has `open` open ones would leave too little room
+    /// for others.
+    pub(super) fn crowds_out(&self, kind: Kind, open: impl FnOnce() -> usize) -> bool {
+        let limit = self.limit(kind);
+        // The request's own place is not taken by anybody else.
+        let free = (limit.most + 1).saturating_sub(limit.open.load(Ordering::Relaxed));
+        // With half of the places free, no backend has too many.
+        limit.most > 0 && free < limit.most / 2 && open() > PLACES_PER_FREE_ONE * free
+    }
+
     /// A request that was let in is over.
     pub(super) fn leave(&self, kind: Kind) {
         let limit = self.limit(kind);
@@ -99,9 +117,35 @@ mod tests {
         assert!(admission.enter(Kind::ReadOnly, false).is_ok());
     }
 
+    /// How many of `wanted` requests to a backend with `open` open ones are let in.
+    fn let_in(admission: &Admission, open: &mut usize, wanted: usize) -> usize {
+        let before = *open;
+        for _ in 0..wanted {
+            if admission.enter(Kind::ReadOnly, false).is_err() {
+                continue;
+            }
+            if admission.crowds_out(Kind::ReadOnly, || *open) {
+                admission.leave(Kind::ReadOnly);
+            } else {
+                *open += 1;
+            }
+        }
+        *open - before
+    }
+
+    #[test]
+    fn a_backend_that_answers_nothing_leaves_room_for_the_others() {
+        let admission = admission(400);
+        let (mut hung, mut second, mut third) = (0, 0, 0);
+        assert_eq!(let_in(&admission, &mut hung, 1000), 321);
+        assert_eq!(let_in(&admission, &mut second, 1000), 64);
+        assert_eq!(let_in(&admission, &mut third, 10), 10);
+    }
+
     #[test]
     fn zero_is_no_limit() {
         let admission = admission(0);
+        assert!(!admission.crowds_out(Kind::ReadOnly, || 1_000_000));
         assert!((0..1000).all(|_| admission.enter(Kind::ReadOnly, false).is_ok()));
     }
 }

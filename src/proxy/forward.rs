@@ -89,6 +89,11 @@ impl Connection {
         if let Some(fault) = to.fault() {
             return Err(failed(fault.clone()));
         }
+        let backend = &to.upstream.backend;
+        if !to.is_core() && outcome.crowds_out(to.caller, || backend.short_in_flight()) {
+            let text = "its requests hold as many of the places as they may";
+            return Err(failed(Fault::new(Hop::Overloaded, text)));
+        }
         let class = if to.caller.is_anonymous {
             Class::Anonymous
         } else if info.is_long_running() {

@@ -165,6 +165,13 @@ impl Outcome {
         Ok(())
     }
 
+    /// True where its backend, which has `open` requests open, would leave too little room for others.
+    pub(super) fn crowds_out(&self, caller: &Caller, open: impl FnOnce() -> usize) -> bool {
+        let Place::Inside(kind) = self.place else { return false };
+        self.connection.proxy.admission.crowds_out(kind, open)
+            && !caller.requestor().user.in_group(GROUP_MASTERS)
+    }
+
     /// The request turned out to be for this route.
     pub(super) fn set_route(&mut self, route: &Arc<RouteMetrics>) {
         if let Some(gauge) = route.in_flight() {

@@ -20,8 +20,9 @@ use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use super::exchange::{Outgoing, Progress};
 use super::kubeconfig::{Access, Credentials, KubeconfigError};
-use super::pool::{Class, Pool};
+use super::pool::Pool;
 use super::server_upstream::{Server, ServerUpstream, Shows};
+use super::slot::Class;
 use super::{Config, Upstream};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop, ServicePort};

@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, SendStream};
+use h2::{PingPong, SendStream};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::Config;
 use super::describe::ConnectionState;
-use super::dial::{DialTimes, Dialed, Noted, Watched};
+use super::dial::{DialTimes, Dialed, Noted, Reads, Watched, within};
 use super::endpoint::{Endpoint, Place};
-use super::pool::{Pool, SlotKey};
+use super::pool::Pool;
 use super::retry::Failed;
+use super::slot::SlotKey;
+use super::watchdog::{Redial, watch_over};
 use crate::body::Body;
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks::{self, AbortOnDrop};
@@ -54,8 +56,14 @@ pub(super) struct State {
     closed: AtomicBool,
     /// True once a request on it was answered, or may have been acted on.
     served: AtomicBool,
+    /// True while a ping on it is not answered.
+    doubted: AtomicBool,
     noted: Noted,
+    reads: Reads,
     times: DialTimes,
+    /// True while nobody watches over it, for nothing was open on it for long.
+    unwatched: AtomicBool,
+    used: Notify,
     /// Since when nothing is open on it, as the pool's sweep saw it.
     idle_since: Mutex<Option<Instant>>,
 }
@@ -101,6 +109,37 @@ impl State {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// A request begins on it.
+    fn open(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.unwatched.load(Ordering::Relaxed) {
+            self.unwatched.store(false, Ordering::Relaxed);
+            self.used.notify_one();
+        }
+    }
+
+    /// Waits until a request begins on it.
+    pub(super) async fn used(&self) {
+        self.unwatched.store(true, Ordering::Relaxed);
+        if self.in_flight() == 0 {
+            self.used.notified().await;
+        }
+    }
+
+    /// How often anything was read from it.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// It answers no ping for now: new requests avoid it.
+    pub(super) fn set_doubted(&self, doubted: bool) {
+        self.doubted.store(doubted, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -139,7 +178,7 @@ impl State {
 impl Lease {
     /// Holds a stream of an HTTP/2 connection.
     pub(super) fn http2(place: Place, state: &Arc<State>) -> Self {
-        state.in_flight.fetch_add(1, Ordering::Relaxed);
+        state.open();
         Self { place, kind: Kind::Http2(Arc::clone(state)), times: state.times, upload: None }
     }
 
@@ -220,11 +259,11 @@ impl Http2 {
     /// known would wait inside the library for others to end, watches for ever.
     pub(super) async fn start(
         dialed: Dialed,
-        config: &Config,
-        endpoint: &Arc<Endpoint>,
+        limit: Duration,
+        redial: Redial,
     ) -> Result<Self, Fault> {
-        let Dialed { stream, noted, times, .. } = dialed;
-        let failed = |error: &h2::Error| Failed::http2(error, noted.get().cloned()).fault;
+        let Dialed { stream, noted, reads, times, .. } = dialed;
+        let failed = |error: &h2::Error| Failed::http2(error, noted.get().cloned(), false).fault;
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -245,22 +284,24 @@ impl Http2 {
             Poll::Pending if sender.current_max_send_streams() == STREAMS_UNKNOWN => Poll::Pending,
             Poll::Pending => Poll::Ready(Ok(())),
         });
-        match timeout(config.handshake_timeout, settings).await {
-            Ok(settled) => settled?,
-            Err(_) => return Err(Fault::new(Hop::HandshakeTimeout, "no HTTP/2 settings came")),
+        match within(limit, settings).await {
+            Some(settled) => settled?,
+            None => return Err(Fault::new(Hop::HandshakeTimeout, "no HTTP/2 settings came")),
         }
         let state = Arc::new(State {
             in_flight: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             served: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
             noted,
+            reads,
             times,
+            unwatched: AtomicBool::new(false),
+            used: Notify::new(),
             idle_since: Mutex::new(None),
         });
         let ping = connection.ping_pong();
-        let driver =
-            drive(connection, ping, Arc::clone(&state), config.clone(), Arc::clone(endpoint));
-        drop(tasks::spawn("upstream-http2", driver));
+        drop(tasks::spawn("upstream-http2", drive(connection, ping, Arc::clone(&state), redial)));
         Ok(Self { sender, state })
     }
 
@@ -314,48 +355,35 @@ impl Drop for Counted {
     }
 }
 
-/// Runs a connection to its end, and pings it while requests are open on it.
+/// Runs a connection to its end, or until it is condemned.
 async fn drive(
     connection: h2::client::Connection<Watched, Bytes>,
     ping: Option<PingPong>,
     state: Arc<State>,
-    config: Config,
-    endpoint: Arc<Endpoint>,
+    redial: Redial,
 ) {
+    let endpoint = Arc::clone(redial.endpoint());
     let _counted = Counted::new(Arc::clone(&endpoint));
-    let alive = keep_alive(ping, &state, &config);
+    // First what came, then what did not: a thread that was kept waiting finds both.
     tokio::select! {
+        biased;
         ended = connection => match ended {
             Ok(()) => tracing::debug!(endpoint = %endpoint.address, "upstream connection closed"),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint.address, %error, "upstream connection failed");
             }
         },
-        () = alive => {
-            tracing::warn!(endpoint = %endpoint.address, "upstream connection does not answer pings");
+        fault = watch_over(ping, &state, &redial) => {
+            tracing::warn!(
+                service = %endpoint.service(), endpoint = %endpoint.address,
+                requests = state.in_flight(), detail = %fault.detail,
+                "upstream connection is given up"
+            );
+            // The first fault is the cause.
+            state.noted.set(fault).ok();
         }
     }
     state.close();
-}
-
-/// Ends when a ping is not answered in time.
-async fn keep_alive(ping: Option<PingPong>, state: &State, config: &Config) {
-    let Some(mut ping) = ping else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(config.ping_interval).await;
-        if state.in_flight() == 0 {
-            continue;
-        }
-        if ping.send_ping(Ping::opaque()).is_err() {
-            return std::future::pending().await;
-        }
-        match timeout(config.ping_timeout, poll_fn(|cx| ping.poll_pong(cx))).await {
-            Ok(Ok(_)) => {}
-            // The connection's own end says what happened.
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) => return,
-        }
-    }
 }
 
 impl Http1 {

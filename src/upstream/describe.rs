@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::pool::{Class, Pool};
+use super::pool::Pool;
+use super::slot::Class;
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;
 
@@ -51,6 +52,10 @@ pub struct EndpointState {
     pub in_flight: usize,
     /// Connections that are open to it.
     pub connections: i64,
+    /// `well`, `doubted`, `dead` or `revived`.
+    pub standing: &'static str,
+    /// Why it is dead.
+    pub death: Option<&'static str>,
 }
 
 /// What one thread has for one endpoint and class of requests.

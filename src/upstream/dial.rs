@@ -1,7 +1,8 @@
 //! Connects to an endpoint: TCP, then TLS; and says what went wrong in one word.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::endpoint::{Backend, Endpoint};
+use super::backend::Backend;
+use super::endpoint::Endpoint;
 use crate::model::fault::{Fault, Hop};
+use crate::model::suspicion::look_interval;
 use crate::runtime::socket;
 
 /// Reads of 512 bytes in which the alert behind a failed write is looked for.
@@ -30,8 +33,12 @@ pub(super) struct Dialed {
     /// True when ALPN chose HTTP/2.
     pub(super) http2: bool,
     pub(super) noted: Noted,
+    pub(super) reads: Reads,
     pub(super) times: DialTimes,
 }
+
+/// How often anything was read from a connection.
+pub(super) type Reads = Arc<AtomicU64>;
 
 /// How long the parts of a dial took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,22 +58,23 @@ pub(super) enum Protocols {
     Http1,
 }
 
-/// Makes a connection.
+/// Makes a connection; TCP and TLS may each take `limit`, or what is configured where that is less.
 pub(super) async fn dial(
     backend: &Backend,
     endpoint: &Endpoint,
     protocols: Protocols,
+    limit: Duration,
 ) -> Result<Dialed, Fault> {
     let (config, name) = backend.tls(endpoint)?;
     let address = endpoint.address;
     let begun = Instant::now();
     let connecting = TcpStream::connect(address);
-    let stream = match timeout(backend.config.connect_timeout, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+    let stream = match within(backend.config.connect_timeout.min(limit), connecting).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => {
             return Err(Fault::new(connect_hop(&error), format!("dial tcp: {error}")));
         }
-        Err(_) => {
+        None => {
             return Err(Fault::new(Hop::ConnectTimeout, "dial tcp: i/o timeout"));
         }
     };
@@ -79,19 +87,35 @@ pub(super) async fn dial(
         Protocols::Any => connector.connect(name, stream),
         Protocols::Http1 => connector.with_alpn(vec![b"http/1.1".to_vec()]).connect(name, stream),
     };
-    match timeout(backend.config.handshake_timeout, handshake).await {
-        Ok(Ok(stream)) => {
+    match within(backend.config.handshake_timeout.min(limit), handshake).await {
+        Some(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let times = DialTimes { connect, tls: begun.elapsed().saturating_sub(connect) };
             let (stream, noted) = Watched::new(stream);
-            Ok(Dialed { stream, http2, noted, times })
+            let reads = Arc::clone(&stream.reads);
+            Ok(Dialed { stream, http2, noted, reads, times })
         }
-        Ok(Err(error)) => {
+        Some(Err(error)) => {
             let hop = tls_hop(&error).unwrap_or(Hop::HandshakeFailed);
             Err(Fault::new(hop, format!("tls: {error}")))
         }
-        Err(_) => Err(Fault::new(Hop::HandshakeTimeout, "TLS handshake timeout")),
+        None => Err(Fault::new(Hop::HandshakeTimeout, "TLS handshake timeout")),
     }
+}
+
+/// What comes within `limit`, of which only time counts in which this thread ran: a thread that was
+/// kept waiting must not blame the peer for it.
+pub(super) async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Option<T> {
+    let mut what = pin!(what);
+    let step = look_interval(limit);
+    let mut waited = Duration::ZERO;
+    while waited < limit {
+        if let Ok(came) = timeout(step, what.as_mut()).await {
+            return Some(came);
+        }
+        waited += step;
+    }
+    None
 }
 
 /// What a failed TCP connection attempt is called.
@@ -159,13 +183,14 @@ fn refuses_certificate(alert: AlertDescription) -> bool {
 pub struct Watched {
     stream: TlsStream<TcpStream>,
     noted: Noted,
+    reads: Reads,
 }
 
 impl Watched {
     /// Watches a connection whose handshake is over.
     pub fn new(stream: TlsStream<TcpStream>) -> (Self, Noted) {
         let noted = Noted::default();
-        (Self { stream, noted: Arc::clone(&noted) }, noted)
+        (Self { stream, noted: Arc::clone(&noted), reads: Reads::default() }, noted)
     }
 
     fn note(&self, error: &io::Error) {
@@ -201,8 +226,13 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if let Poll::Ready(Err(error)) = &polled {
-            self.note(error);
+        match &polled {
+            Poll::Ready(Err(error)) => self.note(error),
+            // One thread writes it.
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                self.reads.store(self.reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         polled
     }

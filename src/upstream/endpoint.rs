@@ -1,33 +1,18 @@
-//! Backends and their endpoints: what all data-plane threads share about them.
+//! Endpoints: one address of a service, and what all data-plane threads share about it.
 //!
 //! Endpoints survive changes of the routing table, so that what one thread learns about one is every
 //! thread's knowledge; they hold atomics only.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-use http::uri::Authority;
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
 
-use super::describe::{BackendState, EndpointState};
-use super::shared_tls::SharedTls;
-use super::{BackendSpec, Config};
-use crate::model::endpoints::{Host, Targets};
-use crate::model::fault::{Fault, Hop, ServicePort};
-use crate::runtime::tasks;
+use super::describe::EndpointState;
+use super::standing::Standing;
+use crate::model::fault::ServicePort;
 use crate::runtime::telemetry::{EndpointMetrics, Metrics};
-
-/// Requests that may wait for a connection to one backend at a time, over all threads.
-const WAITING_MAX: usize = 2_000;
-
-/// How long the DNS may take to answer.
-const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One address of a backend.
 #[derive(Debug)]
@@ -37,18 +22,23 @@ pub struct Endpoint {
     /// Where it listens.
     pub address: SocketAddr,
     /// Whose certificate it must show, when that is not the same for all of its backend's.
-    name: Option<ServerName<'static>>,
+    pub(super) name: Option<ServerName<'static>>,
     service: ServicePort,
     in_flight: AtomicUsize,
+    /// Those of them that have no deadline.
+    pub(super) long: AtomicUsize,
+    /// Requests that it was ever given.
+    pub(super) taken: AtomicU64,
+    pub(super) standing: Standing,
     metrics: Arc<Metrics>,
     series: OnceLock<Arc<EndpointMetrics>>,
 }
 
 /// An address and whose certificate it must show, when that is not its backend's own name.
-type Located = (SocketAddr, Option<ServerName<'static>>);
+pub(super) type Located = (SocketAddr, Option<ServerName<'static>>);
 
 impl Endpoint {
-    fn new(service: &ServicePort, place: Located, metrics: &Arc<Metrics>) -> Self {
+    pub(super) fn new(service: &ServicePort, place: Located, metrics: &Arc<Metrics>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let (address, name) = place;
         Self {
@@ -57,6 +47,9 @@ impl Endpoint {
             name,
             service: service.clone(),
             in_flight: AtomicUsize::new(0),
+            long: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            standing: Standing::default(),
             metrics: Arc::clone(metrics),
             series: OnceLock::new(),
         }
@@ -67,10 +60,17 @@ impl Endpoint {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    fn describe(&self) -> EndpointState {
+    /// Whose endpoint it is.
+    pub(super) fn service(&self) -> &ServicePort {
+        &self.service
+    }
+
+    pub(super) fn describe(&self) -> EndpointState {
         EndpointState {
             id: self.id,
             address: self.address,
+            standing: self.standing_word(),
+            death: self.death().map(|fault| fault.hop.word()),
             in_flight: self.in_flight(),
             connections: self.series.get().map_or(0, |series| series.connections.get()),
         }
@@ -92,387 +92,45 @@ impl Endpoint {
 
 /// A request's place at an endpoint, from the choice of it on: who waits for a connection is load too.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Endpoint>);
+pub(super) struct Place {
+    endpoint: Arc<Endpoint>,
+    is_long: bool,
+}
 
 impl Place {
-    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Self {
+    pub(super) fn take(endpoint: &Arc<Endpoint>, is_long: bool) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        endpoint.taken.fetch_add(1, Ordering::Relaxed);
+        if is_long {
+            endpoint.long.fetch_add(1, Ordering::Relaxed);
+        }
         endpoint.metrics().in_flight.inc();
-        Self(Arc::clone(endpoint))
+        Self { endpoint: Arc::clone(endpoint), is_long }
     }
 
     pub(super) fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics().in_flight.dec();
+        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_long {
+            self.endpoint.long.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.endpoint.metrics().in_flight.dec();
     }
 }
 
 /// The endpoints of a backend as a request finds them.
 pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
 
-/// A service with its TLS identity.
-#[derive(Debug)]
-pub struct Backend {
-    spec: BackendSpec,
-    pub(super) config: Config,
-    pub(super) authority: Authority,
-    server_name: Option<ServerName<'static>>,
-    tls: Arc<SharedTls>,
-    destination: ArcSwap<Destination>,
-    resolved: Mutex<Option<(Instant, Endpoints)>>,
-    resolving: tokio::sync::Mutex<()>,
-    waiting: AtomicUsize,
-    doubt: AtomicU8,
-    attention: Arc<Attention>,
-    metrics: Arc<Metrics>,
-}
-
-/// Wakes whoever keeps what backends serve, when one may serve something else than is known.
-#[derive(Debug, Default)]
-pub struct Attention(Notify);
-
-impl Attention {
-    /// Waits until a backend is in doubt; those that are say so ([`Backend::doubted`]).
-    pub async fn wanted(&self) {
-        self.0.notified().await;
-    }
-}
-
-/// Why what is known of a backend's resources may be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Doubt {
-    /// A request was answered as if its resource were unknown.
-    UnknownResource = 1,
-    /// It has other endpoints than before.
-    Moved = 2,
-}
-
-#[derive(Debug)]
-struct Destination {
-    targets: Targets,
-    endpoints: Endpoints,
-}
-
-impl Backend {
-    /// A backend that has no endpoint yet.
-    pub fn new(
-        spec: BackendSpec,
-        config: Config,
-        tls: Arc<SharedTls>,
-        attention: &Arc<Attention>,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let name = spec.service.server_name();
-        let authority = format!("{name}:{}", spec.service.port)
-            .parse()
-            .unwrap_or_else(|_| Authority::from_static("invalid"));
-        let name = (authority, ServerName::try_from(name).ok());
-        Self::named(name, spec, config, tls, attention, metrics)
-    }
-
-    /// A server that is no Service: `name` is what it is called in requests, and whose certificate
-    /// it must show; without that each host must show its own.
-    pub(super) fn of_server(
-        name: (Authority, Option<ServerName<'static>>),
-        hosts: Vec<Host>,
-        spec: BackendSpec,
-        config: Config,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        let made = Self::named(name, spec, config, Arc::default(), &Arc::default(), metrics);
-        made.set_targets(&Targets::Hosts(hosts));
-        made
-    }
-
-    fn named(
-        (authority, server_name): (Authority, Option<ServerName<'static>>),
-        spec: BackendSpec,
-        config: Config,
-        tls: Arc<SharedTls>,
-        attention: &Arc<Attention>,
-        metrics: &Arc<Metrics>,
-    ) -> Self {
-        Self {
-            authority,
-            server_name,
-            spec,
-            config,
-            tls,
-            destination: ArcSwap::from_pointee(Destination {
-                targets: Targets::Addresses(Vec::new()),
-                endpoints: Arc::new([]),
-            }),
-            resolved: Mutex::new(None),
-            resolving: tokio::sync::Mutex::new(()),
-            waiting: AtomicUsize::new(0),
-            doubt: AtomicU8::new(0),
-            attention: Arc::clone(attention),
-            metrics: Arc::clone(metrics),
-        }
-    }
-
-    /// What it serves may be other than what is known of it.
-    pub fn doubt(&self, why: Doubt) {
-        if self.doubt.fetch_max(why as u8, Ordering::Relaxed) < why as u8 {
-            self.attention.0.notify_one();
-        }
-    }
-
-    /// The gravest doubt that there is.
-    pub fn doubted(&self) -> Option<Doubt> {
-        let found = self.doubt.load(Ordering::Relaxed);
-        [Doubt::UnknownResource, Doubt::Moved].into_iter().find(|doubt| *doubt as u8 == found)
-    }
-
-    /// What it serves is asked for now.
-    pub fn forget_doubt(&self) {
-        self.doubt.store(0, Ordering::Relaxed);
-    }
-
-    /// The service and whom to believe that it is it.
-    pub fn spec(&self) -> &BackendSpec {
-        &self.spec
-    }
-
-    /// Sets where requests go from now on; endpoints that stay keep their state.
-    pub(super) fn set_targets(&self, targets: &Targets) {
-        let current = self.destination.load_full();
-        if current.targets == *targets {
-            return;
-        }
-        let endpoints = match targets {
-            Targets::Addresses(addresses) => {
-                let addresses = addresses.iter().map(|address| (*address, None));
-                self.keep(&current.endpoints, addresses)
-            }
-            Targets::Name { .. } | Targets::Hosts(_) => Arc::new([]),
-        };
-        self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
-        *self.lock_resolved() = None;
-        self.doubt(Doubt::Moved);
-    }
-
-    /// What it is like now.
-    pub fn describe(&self) -> BackendState {
-        let destination = self.destination.load_full();
-        let endpoints = match &destination.targets {
-            Targets::Addresses(_) => Some(Arc::clone(&destination.endpoints)),
-            Targets::Name { .. } | Targets::Hosts(_) => {
-                self.last_resolved().map(|(_, endpoints)| endpoints)
-            }
-        };
-        let endpoints = endpoints.iter().flat_map(|endpoints| endpoints.iter());
-        BackendState {
-            service: self.spec.service.clone(),
-            trust: match (self.spec.insecure_skip_tls_verify, self.spec.ca_bundle.is_empty()) {
-                (true, _) => "anybody",
-                (false, true) => "system",
-                (false, false) => "caBundle",
-            },
-            targets: destination.targets.clone(),
-            waiting: self.waiting.load(Ordering::Relaxed),
-            endpoints: endpoints.map(|endpoint| endpoint.describe()).collect(),
-        }
-    }
-
-    fn keep(
-        &self,
-        current: &[Arc<Endpoint>],
-        located: impl IntoIterator<Item = Located>,
-    ) -> Endpoints {
-        let located = located.into_iter();
-        let kept = located.map(|place| {
-            let same = |known: &&Arc<Endpoint>| (known.address, &known.name) == (place.0, &place.1);
-            match current.iter().find(same) {
-                Some(known) => Arc::clone(known),
-                None => Arc::new(Endpoint::new(&self.spec.service, place, &self.metrics)),
-            }
-        });
-        kept.collect()
-    }
-
-    /// The endpoints now. An external name's answer that is too old is used all the same while the
-    /// DNS is asked again; only where there is none yet does the request wait.
-    pub(super) async fn endpoints(self: &Arc<Self>) -> Result<Endpoints, Fault> {
-        let destination = self.destination.load_full();
-        let found = match &destination.targets {
-            Targets::Addresses(_) => Arc::clone(&destination.endpoints),
-            Targets::Name { .. } | Targets::Hosts(_) => match self.last_resolved() {
-                Some((when, endpoints)) => {
-                    if when.elapsed() >= self.config.dns_ttl {
-                        self.refresh(&destination);
-                    }
-                    endpoints
-                }
-                None => Box::pin(self.resolve(&destination)).await?,
-            },
-        };
-        if found.is_empty() { Err(Hop::NoEndpoints.into()) } else { Ok(found) }
-    }
-
-    fn last_resolved(&self) -> Option<(Instant, Endpoints)> {
-        self.lock_resolved().clone()
-    }
-
-    /// Asks the DNS in the background, unless it is being asked.
-    fn refresh(self: &Arc<Self>, destination: &Arc<Destination>) {
-        if self.resolving.try_lock().is_err() {
-            return;
-        }
-        let (backend, destination) = (Arc::clone(self), Arc::clone(destination));
-        drop(tasks::spawn("dns", async move {
-            if let Err(fault) = backend.resolve(&destination).await {
-                tracing::warn!(
-                    service = %backend.spec.service, detail = %fault.detail,
-                    "external name not resolved, last answer kept"
-                );
-            }
-        }));
-    }
-
-    /// Asks the DNS, one at a time, and keeps the answer if it is still the one that is wanted.
-    async fn resolve(&self, destination: &Arc<Destination>) -> Result<Endpoints, Fault> {
-        let names = destination.targets.names();
-        if names.is_empty() {
-            return Err(Hop::NoEndpoints.into());
-        }
-        let asked = Instant::now();
-        let _turn = self.resolving.lock().await;
-        // Somebody else may have asked in the meantime.
-        if let Some((when, endpoints)) = self.last_resolved()
-            && when >= asked
-        {
-            return Ok(endpoints);
-        }
-        let own_names = matches!(destination.targets, Targets::Hosts(_));
-        let own_names = own_names && self.server_name.is_none();
-        let (mut located, mut fault) = (Vec::new(), None);
-        for (host, port) in names {
-            let name = || ServerName::try_from(host.to_owned()).ok().filter(|_| own_names);
-            match look_up(host, port).await {
-                Ok(found) => located.extend(found.into_iter().map(|address| (address, name()))),
-                Err(error) => fault = Some(error),
-            }
-        }
-        // One name that is not known does not hide the others.
-        if let (true, Some(fault)) = (located.is_empty(), fault) {
-            return Err(fault);
-        }
-        let known = self.last_resolved().map(|(_, endpoints)| endpoints);
-        let endpoints = self.keep(known.as_deref().unwrap_or_default(), located);
-        if Arc::ptr_eq(&self.destination.load(), destination) {
-            *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
-        }
-        Ok(endpoints)
-    }
-
-    fn lock_resolved(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Endpoints)>> {
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The TLS configuration, made when it is first needed.
-    pub(super) fn tls(
-        &self,
-        endpoint: &Endpoint,
-    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), Fault> {
-        let config = self.tls_config()?;
-        let name = endpoint.name.as_ref().or(self.server_name.as_ref()).cloned();
-        let name = name.ok_or_else(|| {
-            Fault::new(Hop::NameMismatch, "namespace and name make no valid host name")
-        })?;
-        Ok((config, name))
-    }
-
-    /// The TLS configuration, or why none can be made.
-    pub(super) fn tls_config(&self) -> Result<Arc<ClientConfig>, Fault> {
-        self.tls.config(&self.spec, self.config.identity.as_ref())
-    }
-
-    /// Counts a request that has to wait for a connection; refused past the limit.
-    pub(super) fn wait(self: &Arc<Self>) -> Result<Waiting, Fault> {
-        let waiting = Waiting(Arc::clone(self));
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
-            return Err(Fault::new(Hop::Overloaded, format!("{WAITING_MAX} requests are waiting")));
-        }
-        Ok(waiting)
-    }
-}
-
-/// What the DNS says of one host.
-async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
-    let unresolved =
-        |text: String| Fault::new(Hop::NameNotResolved, format!("lookup {host}: {text}"));
-    match timeout(DNS_TIMEOUT, tokio::net::lookup_host((host, port))).await {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
-        Ok(Err(error)) => Err(unresolved(error.to_string())),
-        Err(_) => Err(unresolved("timed out".to_owned())),
-    }
-}
-
-/// A request that waits for a connection.
-#[derive(Debug)]
-pub(super) struct Waiting(Arc<Backend>);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
+/// Endpoints of one service, for tests of the modules beside.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn backend() -> Backend {
-        let spec = BackendSpec {
-            service: ServicePort { namespace: "n".into(), name: "s".into(), port: 443 },
-            ca_bundle: Arc::default(),
-            insecure_skip_tls_verify: true,
-        };
-        let metrics = Arc::new(Metrics::new().unwrap());
-        Backend::new(spec, Config::default(), Arc::default(), &Arc::default(), &metrics)
-    }
-
-    #[tokio::test]
-    async fn endpoints_that_stay_keep_their_state_when_others_come_and_go() {
-        let backend = Arc::new(backend());
-        let addresses =
-            |list: &[&str]| Targets::Addresses(list.iter().map(|a| a.parse().unwrap()).collect());
-        backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
-        let before = backend.endpoints().await.unwrap();
-        backend.doubt(Doubt::UnknownResource);
-        assert_eq!(backend.doubted(), Some(Doubt::Moved));
-        backend.forget_doubt();
-        backend.set_targets(&addresses(&["127.0.0.1:1", "127.0.0.1:2"]));
-        assert_eq!(backend.doubted(), None);
-        backend.set_targets(&addresses(&["127.0.0.1:2", "127.0.0.1:3"]));
-        let after = backend.endpoints().await.unwrap();
-        assert!(Arc::ptr_eq(&before[1], &after[0]));
-        backend.set_targets(&addresses(&[]));
-        assert_eq!(backend.endpoints().await.unwrap_err().hop, Hop::NoEndpoints);
-    }
-
-    #[tokio::test]
-    async fn an_external_name_is_resolved_once_while_its_answer_is_fresh() {
-        let backend = Arc::new(backend());
-        backend.set_targets(&Targets::Name { host: "localhost".to_owned(), port: 7 });
-        let first = backend.endpoints().await.unwrap();
-        assert!(Arc::ptr_eq(&first, &backend.endpoints().await.unwrap()));
-        assert!(first.iter().all(|endpoint| endpoint.address.port() == 7));
-    }
-
-    #[test]
-    fn requests_past_the_limit_of_waiting_ones_are_refused_at_once() {
-        let backend = Arc::new(backend());
-        let waiting: Vec<_> = (0..WAITING_MAX).map(|_| backend.wait().unwrap()).collect();
-        assert_eq!(backend.wait().unwrap_err().hop, Hop::Overloaded);
-        drop(waiting);
-        assert!(backend.wait().is_ok());
-    }
+pub(super) fn for_tests(count: u16) -> Vec<Arc<Endpoint>> {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let service = ServicePort { namespace: "n".into(), name: "s".into(), port: 443 };
+    let at = |port| (SocketAddr::from(([127, 0, 0, 1], port)), None);
+    (1..=count).map(|port| Arc::new(Endpoint::new(&service, at(port), &metrics))).collect()
 }

@@ -12,9 +12,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Uri, response, uri};
 use smallvec::SmallVec;
 
+use super::backend::Backend;
 use super::connection::Lease;
-use super::endpoint::{Backend, Endpoint};
-use super::retry::{Failed, Retry, TRIES_MAX};
+use super::endpoint::Endpoint;
+use super::retry::{Failed, Retry, TRIES_MAX, is_repeatable};
+use super::watchdog::{Redial, watch_over_http1};
 use crate::body::{Body, pump};
 use crate::model::fault::{Fault, Hop};
 use crate::runtime::tasks;
@@ -152,6 +154,7 @@ pub(super) async fn exchange_http2(
     response: ResponseFuture,
     stream: SendStream<Bytes>,
     mut lease: Lease,
+    request: &Outgoing<'_>,
     body: &mut Body,
 ) -> Result<Answer, Failed> {
     let mut untouched = true;
@@ -167,13 +170,11 @@ pub(super) async fn exchange_http2(
         }
         Err(error) => {
             let noted = lease.noted();
-            let by_tls = noted.is_some();
-            let mut failed = Failed::http2(&error, noted);
+            let by_tls = noted.as_ref().is_some_and(|fault| fault.hop != Hop::Unresponsive);
+            let repeatable = is_repeatable(request.method, !untouched);
+            let failed = Failed::http2(&error, noted, repeatable);
             if failed.retry == Retry::Never && !by_tls {
                 lease.served();
-            }
-            if !untouched {
-                failed.retry = Retry::Never;
             }
             Err(failed)
         }
@@ -205,6 +206,7 @@ pub(super) async fn exchange_http1(
     mut lease: Lease,
     request: &Outgoing<'_>,
     body: &mut Body,
+    redial: &Redial,
 ) -> Result<Answer, Failed> {
     let mut head = http1_head(backend, request);
     let untouched = body.is_end_stream();
@@ -216,7 +218,16 @@ pub(super) async fn exchange_http1(
     let Some(connection) = lease.http1_mut() else {
         return Err(Failed::finally(Fault::new(Hop::ProtocolError, "no HTTP/1.1 connection")));
     };
-    match connection.sender.try_send_request(outgoing).await {
+    let repeatable = is_repeatable(request.method, !untouched);
+    let answer = tokio::select! {
+        biased;
+        answer = connection.sender.try_send_request(outgoing) => answer,
+        fault = watch_over_http1(redial) => {
+            let retry = if repeatable { Retry::Anywhere } else { Retry::Never };
+            return Err(Failed { fault, retry });
+        }
+    };
+    match answer {
         Ok(response) => {
             let (head, incoming) = response.into_parts();
             let body = Body::http1(incoming);
@@ -228,11 +239,15 @@ pub(super) async fn exchange_http1(
         Err(mut error) => {
             let noted = connection.noted.get().cloned();
             let unsent = error.take_message();
-            let retry = if unsent.is_some() { Retry::Anywhere } else { Retry::Never };
+            let error = error.into_error();
+            // The head of an answer that cannot be read is no loss of the connection.
+            let is_lost = noted.is_none() && !error.is_parse();
+            let again = unsent.is_some() || (repeatable && is_lost);
+            let retry = if again { Retry::Anywhere } else { Retry::Never };
             if let Some(unsent) = unsent {
                 *body = unsent.into_body();
             }
-            let text = error.into_error().to_string();
+            let text = error.to_string();
             let fault = noted.unwrap_or_else(|| Fault::new(Hop::BackendReset, text));
             Err(Failed { fault, retry })
         }

@@ -1,14 +1,16 @@
 //! The way out to extension API servers: which endpoint, over which connection, and what went wrong.
 //!
 //! A [`Backend`] is shared by every APIService of one service and TLS identity and by all data-plane
-//! threads; each thread has a [`Pool`] of connections of its own. `balance` only chooses; `dial`
+//! threads; each thread has a [`Pool`] of connections of its own, in `slot`s. `balance` only chooses; `dial`
 //! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
 //! `switch` is the request
 //! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
-//! which TLS configuration a handshake is made. An `api_server` is a backend, too, as its
+//! which TLS configuration a handshake is made. `watchdog` asks silent connections whether they
+//! live, and dials the dead anew; `standing` is what is held against an endpoint. An `api_server` is a backend, too, as its
 //! `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
 
 pub mod api_server;
+mod backend;
 mod balance;
 pub mod ca_bundles;
 mod connection;
@@ -22,24 +24,29 @@ mod pool;
 mod retry;
 mod server_upstream;
 mod shared_tls;
+mod slot;
+mod standing;
 mod switch;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 pub use api_server::ApiServer;
+pub use backend::{Attention, Backend, Doubt};
 pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
-pub use endpoint::{Attention, Backend, Doubt, Endpoint};
+pub use endpoint::Endpoint;
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use kube_client::kube_clients;
 pub use kubeconfig::{Access, KubeconfigError, Source};
-pub use pool::{Class, Pool};
+pub use pool::Pool;
 pub use server_upstream::ServerUpstream;
 pub use shared_tls::SharedTls;
+pub use slot::Class;
 pub use switch::Reply;
 
 use crate::model::endpoints::Targets;
@@ -60,10 +67,17 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long a connection is kept while nothing uses it.
     pub idle_timeout: Duration,
-    /// How often a connection with open requests is pinged.
+    /// How long a connection with watches may be silent until it is pinged.
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take.
+    /// How long the answer to that ping may take where new connections can be made.
     pub ping_timeout: Duration,
+    /// How long an endpoint may answer neither a request, a ping nor a TLS handshake until it counts
+    /// as dead. A fourth of it is the silence on a connection with short requests that is looked into.
+    pub verdict_after: Duration,
+    /// How often a dead endpoint is dialled anew.
+    pub revival_interval: Duration,
+    /// How long it takes until an endpoint that came back has its whole share of requests again.
+    pub slow_start: Duration,
     /// How long a resolved external name is used.
     pub dns_ttl: Duration,
 }
@@ -77,6 +91,9 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(90),
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
+            verdict_after: Duration::from_secs(1),
+            revival_interval: Duration::from_secs(1),
+            slow_start: Duration::from_secs(5),
             dns_ttl: Duration::from_secs(30),
         }
     }

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::FixedState;
@@ -17,44 +18,34 @@ use h2::client::ResponseFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::connection::{Http1, Http2, Lease, State};
-use super::describe::{CONNECTIONS_SHOWN_MAX, QUESTIONS_MAX, Question, SlotState};
+use super::backend::Backend;
+use super::connection::{Http1, Http2, Lease};
+use super::describe::{QUESTIONS_MAX, Question, SlotState};
 use super::dial::{Protocols, dial};
-use super::endpoint::{Backend, Endpoint, Place};
+use super::endpoint::{Endpoint, Place};
 use super::exchange::{Answer, Outgoing, Step, exchange_http1, exchange_http2, http2_head};
 use super::retry::{Failed, Retry, Tried};
+use super::slot::{CONNECTIONS_MAX, Class, Dialing, Room, Slot, SlotKey, USELESS_MAX, useless};
+use super::watchdog::{Redial, revive};
 use super::{Config, balance};
-use crate::body::Body;
+use crate::body::{Body, Kept, KeptRoom};
 use crate::model::fault::{Fault, Hop};
+use crate::model::suspicion::dial_limit;
 use crate::runtime::snapshot::{View, replaced};
 use crate::runtime::tasks;
 use crate::tls::KeyPair;
 
 /// How often idle connections are looked for.
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// The shortest time between two looks, whatever the idle timeout.
-const SWEEP_MIN: std::time::Duration = std::time::Duration::from_millis(1);
-/// HTTP/2 connections to one endpoint per thread and class; past it callers are told to come later.
-const CONNECTIONS_MAX: usize = 256;
+const SWEEP_MIN: Duration = Duration::from_millis(1);
 /// Requests open on one endpoint past which no connection is opened for a single request, which is
 /// what HTTP/1.1, upgrades and anonymous callers need.
 pub(super) const EXCLUSIVE_MAX: usize = 4096;
-/// Connections in a row that end without having served a request until callers are told so.
-const USELESS_MAX: u32 = 3;
-
-/// What kinds of requests do not share connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// Requests with a deadline.
-    Short,
-    /// Watches and the like.
-    Long,
-    /// Anonymous callers, one at a time: Kubernetes' servers end each such answer's connection.
-    Anonymous,
-}
-
-/// Which connections: an endpoint's id and the class.
-pub(super) type SlotKey = (u64, Class);
+/// Bytes of a request's body that are kept until it is answered, so that it can be tried again.
+const KEPT_BODY_MAX: usize = 64 * 1024;
+/// Bytes that one thread keeps of all such bodies; past it requests are tried once.
+const KEPT_BODIES_MAX: usize = 16 * 1024 * 1024;
 
 /// One data-plane thread's connections to all backends.
 #[derive(Debug)]
@@ -62,23 +53,11 @@ pub struct Pool {
     slots: Mutex<HashMap<SlotKey, Slot, FixedState>>,
     /// How often all connections were retired.
     generation: AtomicU64,
+    /// For bodies of requests that are not answered yet.
+    room: Arc<KeptRoom>,
     config: Config,
     questions: mpsc::Sender<Question>,
 }
-
-#[derive(Debug, Default)]
-struct Slot {
-    http2: Vec<Http2>,
-    http1: Vec<Http1>,
-    /// True once the endpoint chose HTTP/1.1: then each request dials for itself.
-    speaks_http1: bool,
-    dialing: Option<Dialing>,
-    /// Connections in a row that ended without having served a request.
-    useless: u32,
-}
-
-/// The outcome of a dial that several requests may wait for.
-type Dialing = watch::Receiver<Option<Result<(), Fault>>>;
 
 /// What a look into a slot finds.
 enum Found {
@@ -99,7 +78,13 @@ impl Pool {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let identity = config.identity.clone();
         let (slots, generation) = (Mutex::default(), AtomicU64::new(0));
-        let pool = Arc::new(Self { slots, generation, config, questions });
+        let pool = Arc::new(Self {
+            slots,
+            generation,
+            room: KeptRoom::new(KEPT_BODIES_MAX),
+            config,
+            questions,
+        });
         drop(tasks::spawn("upstream-pool", keep(Arc::downgrade(&pool), asked, identity)));
         pool
     }
@@ -107,6 +92,10 @@ impl Pool {
     /// Where to ask what is in it.
     pub(super) fn questions(&self) -> &mpsc::Sender<Question> {
         &self.questions
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
     }
 
     fn describe(&self, endpoints: &[u64]) -> Vec<SlotState> {
@@ -131,25 +120,45 @@ impl Pool {
     ) -> Result<Answer, Fault> {
         let endpoints = backend.endpoints().await?;
         let mut tried = Tried::new();
+        let kept = self.keep(&mut body);
+        let mut met = None;
         loop {
-            let Some(endpoint) = balance::choose(&endpoints, &tried) else {
-                return Err(Hop::NoEndpoints.into());
-            };
+            let endpoint = balance::choose(&endpoints, &tried, self.config.slow_start)
+                .map_err(|fault| met.take().unwrap_or(fault))?;
             request.tries(endpoint.address);
             match self.attempt(backend, endpoint, class, request, &mut body).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
-                    if !failed.may_try_again(&endpoints, &tried) {
+                    if !failed.may_try_again(&endpoints, &tried) || !backend.may_retry() {
                         return Err(failed.fault);
+                    }
+                    // Only a body that was handed on is empty now.
+                    if let (Some(kept), true) = (&kept, body.is_end_stream()) {
+                        match kept.from_start() {
+                            Some(again) => body = again,
+                            None => return Err(failed.fault),
+                        }
                     }
                     let cause = failed.fault.hop.word();
                     request.tries_again(endpoint, cause);
                     tracing::debug!(endpoint = %endpoint.address, cause, "trying again");
+                    met = Some(failed.fault);
                 }
             }
         }
+    }
+
+    /// Keeps what passes of a request's body, unless it is known to be too long for that.
+    fn keep(&self, body: &mut Body) -> Option<Kept> {
+        let least = http_body::Body::size_hint(body).lower();
+        if body.is_end_stream() || least > KEPT_BODY_MAX as u64 {
+            return None;
+        }
+        let kept = Kept::new(std::mem::replace(body, Body::empty()), KEPT_BODY_MAX, &self.room);
+        *body = kept.from_start().unwrap_or_else(Body::empty);
+        Some(kept)
     }
 
     async fn attempt(
@@ -161,17 +170,19 @@ impl Pool {
         body: &mut Body,
     ) -> Result<Answer, Failed> {
         let key = (endpoint.id, class);
-        let mut place = Some(Place::take(endpoint));
+        let mut place = Some(Place::take(endpoint, class == Class::Long));
         let mut waiting = None;
         loop {
             match self.look(backend, &mut place, key, request, body.is_end_stream()) {
                 Found::Http2(response, stream, lease) => {
                     drop(waiting);
-                    return exchange_http2(response, stream, lease, body).await;
+                    return exchange_http2(response, stream, lease, request, body).await;
                 }
                 Found::Http1(lease) => {
                     drop(waiting);
-                    return Box::pin(exchange_http1(backend, lease, request, body)).await;
+                    let redial = Redial::new(self, backend, endpoint, key);
+                    let exchange = exchange_http1(backend, lease, request, body, &redial);
+                    return Box::pin(exchange).await;
                 }
                 Found::Failed(failed) => return Err(failed),
                 Found::Wait(mut dialing) => {
@@ -186,7 +197,7 @@ impl Pool {
                         waiting = Some(backend.wait().map_err(Failed::finally)?);
                     }
                     request.waits_for(Step::Connection);
-                    let connecting = self.connect(backend, endpoint, key);
+                    let connecting = self.connect(backend, endpoint, key, self.limit(endpoint));
                     Box::pin(connecting).await.map_err(Failed::unreachable)?;
                 }
             }
@@ -248,7 +259,7 @@ impl Pool {
                     slot.http2.swap_remove(at);
                     if slot.useless >= USELESS_MAX {
                         slot.useless = 0;
-                        let mut failed = Failed::http2(&error, noted);
+                        let mut failed = Failed::http2(&error, noted, false);
                         failed.retry = Retry::Elsewhere;
                         return Found::Failed(failed);
                     }
@@ -271,6 +282,22 @@ impl Pool {
         Found::Wait(self.dial_ahead(slot, backend, &endpoint, key))
     }
 
+    /// The dial that is under way, or a new one, be there connections or not.
+    pub(super) fn dial_anew(
+        self: &Arc<Self>,
+        backend: &Arc<Backend>,
+        endpoint: &Arc<Endpoint>,
+        key: SlotKey,
+    ) -> Dialing {
+        self.dial_ahead(self.slots().entry(key).or_default(), backend, endpoint, key)
+    }
+
+    /// How long a dial of an endpoint may take that requests wait for.
+    fn limit(&self, endpoint: &Endpoint) -> Duration {
+        let verdict = self.config.verdict_after;
+        endpoint.dial_time().map_or(2 * verdict, |last| dial_limit(verdict, last))
+    }
+
     /// The dial that is under way, or a new one.
     fn dial_ahead(
         self: &Arc<Self>,
@@ -289,25 +316,49 @@ impl Pool {
         drop(tasks::spawn("upstream-dial", async move {
             // Also when the dial panics: the next request must be able to begin another.
             let ended = DialEnd { pool: &pool, key };
-            let outcome = pool.connect(&backend, &endpoint, key).await;
+            let outcome = pool.connect(&backend, &endpoint, key, pool.limit(&endpoint)).await;
             drop(ended);
             sender.send_replace(Some(outcome));
         }));
         receiver
     }
 
-    /// Dials, starts HTTP on the connection and adds it to the pool, unless it was retired meanwhile:
-    /// then who needs it finds none and dials again.
-    async fn connect(
+    /// Makes a connection and adds it to the pool; tells the endpoint's standing of it.
+    pub(super) async fn connect(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
         endpoint: &Arc<Endpoint>,
         key: SlotKey,
+        limit: Duration,
+    ) -> Result<(), Fault> {
+        let begun = Instant::now();
+        let made = self.make(backend, endpoint, key, limit).await;
+        match &made {
+            Ok(()) => endpoint.dialled(begun.elapsed()),
+            Err(fault) => {
+                if endpoint.not_dialled(fault, self.config.verdict_after) {
+                    revive(Redial::new(self, backend, endpoint, key));
+                }
+            }
+        }
+        made
+    }
+
+    /// Dials, starts HTTP on the connection and adds it to the pool, unless it was retired meanwhile:
+    /// then who needs it finds none and dials again.
+    async fn make(
+        self: &Arc<Self>,
+        backend: &Arc<Backend>,
+        endpoint: &Arc<Endpoint>,
+        key: SlotKey,
+        limit: Duration,
     ) -> Result<(), Fault> {
         let generation = self.generation();
-        let dialed = dial(backend, endpoint, Protocols::Any).await?;
+        let dialed = dial(backend, endpoint, Protocols::Any, limit).await?;
         if dialed.http2 {
-            let connection = Http2::start(dialed, &self.config, endpoint).await?;
+            let limit = self.config.handshake_timeout.min(limit);
+            let redial = Redial::new(self, backend, endpoint, key);
+            let connection = Http2::start(dialed, limit, redial).await?;
             let mut slots = self.slots();
             if generation == self.generation() {
                 slots.entry(key).or_default().http2.push(connection);
@@ -419,61 +470,5 @@ impl Drop for DialEnd<'_> {
         if let Some(slot) = self.pool.slots().get_mut(&self.key) {
             slot.dialing = None;
         }
-    }
-}
-
-/// How many connections in a row were useless, this one being the last that ended.
-fn useless(before: u32, ended: &State) -> u32 {
-    if ended.has_served() { 0 } else { before + 1 }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    Enough,
-    /// The next connection should be opened now, before the limit is reached.
-    Little,
-}
-
-impl Slot {
-    fn describe(&self, (endpoint, class): SlotKey) -> SlotState {
-        let http2 = self.http2.iter().map(Http2::describe);
-        let connections = http2.chain(self.http1.iter().map(Http1::describe));
-        SlotState {
-            endpoint,
-            class,
-            dialing: self.dialing.is_some(),
-            connections: connections.take(CONNECTIONS_SHOWN_MAX).collect(),
-            left_out: (self.http2.len() + self.http1.len()).saturating_sub(CONNECTIONS_SHOWN_MAX),
-        }
-    }
-
-    /// Lets go of connections that have ended; what was noted of one that never served a request.
-    fn take_closed(&mut self) -> Option<Fault> {
-        let (count, mut noted) = (&mut self.useless, None);
-        self.http2.retain(|Http2 { state, .. }| {
-            if state.is_closed() {
-                *count = useless(*count, state);
-                let is_useless = *count > 0;
-                noted = state.noted().or(noted.take()).filter(|_| is_useless);
-            }
-            !state.is_closed()
-        });
-        noted
-    }
-
-    /// The least loaded connection that has room, and whether that is running out.
-    fn roomiest(&self, class: Class) -> Option<(usize, Room)> {
-        let (at, connection) = self
-            .http2
-            .iter()
-            .enumerate()
-            .min_by_key(|(_, connection)| connection.state.in_flight())?;
-        let in_flight = connection.state.in_flight();
-        if class == Class::Anonymous {
-            return (in_flight == 0).then_some((at, Room::Enough));
-        }
-        let limit = connection.limit();
-        let little = in_flight + 1 >= limit - limit / 4 && self.http2.len() < CONNECTIONS_MAX;
-        (in_flight < limit).then_some((at, if little { Room::Little } else { Room::Enough }))
     }
 }

@@ -1,10 +1,12 @@
 //! What proves that a backend never acted on a request, so that it may be tried again.
 //!
 //! Only the protocol's own evidence counts: a dial that failed, a refused stream, a GOAWAY from the
-//! remote below the stream. I/O errors and the library's own GOAWAY are never evidence: they would
-//! execute a POST twice.
+//! remote below the stream. I/O errors and the library's own GOAWAY are no evidence: they would
+//! execute a POST twice. Where a connection is lost, only what reads and has no body is tried again.
 
 use std::sync::Arc;
+
+use http::Method;
 
 use super::endpoint::Endpoint;
 use crate::model::fault::{Fault, Hop};
@@ -50,17 +52,24 @@ impl Failed {
     pub(super) fn may_try_again(&self, endpoints: &[Arc<Endpoint>], tried: &Tried) -> bool {
         let again = match self.retry {
             Retry::Never => false,
-            Retry::Elsewhere => endpoints.iter().any(|other| !tried.contains(&other.id)),
+            Retry::Elsewhere => {
+                endpoints.iter().any(|other| !tried.contains(&other.id) && !other.is_dead())
+            }
             Retry::Anywhere => true,
         };
         again && tried.len() < TRIES_MAX
     }
 
-    /// A failure of an HTTP/2 request that was handed to the library.
-    pub(super) fn http2(error: &h2::Error, noted: Option<Fault>) -> Self {
+    /// A failure of an HTTP/2 request that was handed to the library; `is_repeatable` where to do it
+    /// twice does no harm.
+    pub(super) fn http2(error: &h2::Error, noted: Option<Fault>, is_repeatable: bool) -> Self {
         let refused = error.is_remote()
             && (error.is_go_away()
                 || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)));
+        let lost = match &noted {
+            Some(fault) => fault.hop == Hop::Unresponsive,
+            None => error.is_io() || (error.is_go_away() && error.is_library()),
+        };
         let fault = noted.unwrap_or_else(|| {
             let hop = if error.is_library() && !error.is_io() {
                 Hop::ProtocolError
@@ -69,6 +78,13 @@ impl Failed {
             };
             Fault::new(hop, error.to_string())
         });
-        Self { fault, retry: if refused { Retry::Anywhere } else { Retry::Never } }
+        let again = refused || (lost && is_repeatable);
+        Self { fault, retry: if again { Retry::Anywhere } else { Retry::Never } }
     }
+}
+
+/// Whether a request may be carried out twice: it only reads (RFC 9110, section 9.2.1) and is as it
+/// was, for it has no body.
+pub(super) fn is_repeatable(method: &Method, has_body: bool) -> bool {
+    method.is_safe() && !has_body
 }

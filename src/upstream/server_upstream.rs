@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::endpoint::Backend;
+use super::backend::Backend;
 use super::kubeconfig::{Access, KubeconfigError};
 use super::{BackendSpec, Config, Upstream};
 use crate::model::fault::ServicePort;

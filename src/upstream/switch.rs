@@ -2,16 +2,18 @@
 //! only and never used for another request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::response;
 use hyper::client::conn::http1;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 
+use super::backend::Backend;
 use super::balance;
 use super::connection::Lease;
 use super::dial::{Protocols, dial};
-use super::endpoint::{Backend, Endpoint, Place};
+use super::endpoint::{Endpoint, Place};
 use super::exchange::{Answer, Outgoing, Step, http1_head};
 use super::pool::EXCLUSIVE_MAX;
 use super::retry::{Failed, Retry, Tried};
@@ -42,16 +44,14 @@ impl Backend {
         let endpoints = self.endpoints().await?;
         let mut tried = Tried::new();
         loop {
-            let Some(endpoint) = balance::choose(&endpoints, &tried) else {
-                return Err(Hop::NoEndpoints.into());
-            };
+            let endpoint = balance::choose(&endpoints, &tried, self.config.slow_start)?;
             request.tries(endpoint.address);
             match self.ask(endpoint, request).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     tried.push(endpoint.id);
-                    if !failed.may_try_again(&endpoints, &tried) {
+                    if !failed.may_try_again(&endpoints, &tried) || !self.may_retry() {
                         return Err(failed.fault);
                     }
                     let cause = failed.fault.hop.word();
@@ -67,14 +67,16 @@ impl Backend {
         endpoint: &Arc<Endpoint>,
         request: &Outgoing<'_>,
     ) -> Result<Reply, Failed> {
-        let place = Place::take(endpoint);
+        let place = Place::take(endpoint, true);
         if endpoint.in_flight() > EXCLUSIVE_MAX {
             let text = "as many connections as one endpoint may have";
             return Err(Failed::unreachable(Fault::new(Hop::Overloaded, text)));
         }
         let waiting = self.wait().map_err(Failed::finally)?;
         request.waits_for(Step::Connection);
-        let dialed = dial(self, endpoint, Protocols::Http1).await.map_err(Failed::unreachable)?;
+        let dialed = dial(self, endpoint, Protocols::Http1, Duration::MAX)
+            .await
+            .map_err(Failed::unreachable)?;
         drop(waiting);
         request.waits_for(Step::Answer);
         let noted = dialed.noted;

@@ -22,6 +22,7 @@ mod http2_client;
 mod issuer;
 mod pki;
 mod raw_http2;
+mod relay;
 mod review_server;
 mod rig;
 mod switch_backend;
@@ -61,6 +62,7 @@ mod rotation;
 #[cfg(feature = "otlp")]
 mod spans;
 mod spoofing;
+mod suspicion;
 mod tls;
 mod token_reviews;
 mod tracing_context;

@@ -7,7 +7,7 @@ use crate::backend::{Backend, HTTP2};
 use crate::client::{Ask, BOTH, Protocol};
 use crate::http2_client::head;
 use crate::pki::PKI;
-use crate::rig::{BOBS_TOKEN, Rig, Setup, path};
+use crate::rig::{BOBS_TOKEN, Rig, Setup, eventually, path};
 
 const READING: [&str; 1] = ["request_kind=\"readOnly\""];
 
@@ -99,4 +99,35 @@ async fn a_client_that_does_not_read_keeps_its_place_no_longer_than_its_time() {
         rig.await_metric("apiserver_current_inflight_requests", &READING, 1.0).await;
         rig.await_metric("portico_endpoint_requests_in_flight", &[], 0.0).await;
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_answers_nothing_does_not_take_the_places_of_others() {
+    let (hung, well) = (Backend::start("hung", HTTP2), Backend::start("well", HTTP2));
+    let setup = Setup::new().service("hung", &[hung.address()]).service("well", &[well.address()]);
+    let rig = setup.edit(|config, _| config.proxy.requests_max = 20).start().await;
+    let client = rig.alice(Protocol::Http2).await.http2();
+    let ask = Ask::get(path("hung", "things/hang"));
+    let mut open = Vec::new();
+    for at in 0..30 {
+        let mut asking = Box::pin(client.ask(&ask));
+        let refused = tokio::select! {
+            answer = &mut asking => Some(answer.unwrap()),
+            () = eventually("it hangs", async || hung.seen().len() > open.len()) => None,
+        };
+        match refused {
+            None => open.push(asking),
+            Some(answer) => {
+                assert_eq!((answer.status().as_u16(), at), (503, open.len()));
+                assert_eq!(answer.headers()["retry-after"], "1");
+                break;
+            }
+        }
+    }
+    assert_eq!(open.len(), 17);
+    let mut other = rig.alice(Protocol::Http2).await;
+    assert_eq!(other.get(&path("well", "things")).await.status, 200);
+    let mut another = rig.alice(Protocol::Http2).await;
+    let refused = another.get(&path("hung", "things")).await;
+    assert_eq!((refused.status, refused.cause().as_str()), (503, "Overloaded"));
 }

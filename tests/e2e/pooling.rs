@@ -11,7 +11,9 @@ use h2::server::SendResponse;
 use http::{Request, Response};
 use portico::app::Tuning;
 use portico::config::Config;
+use portico::runtime::tasks::spawn;
 use serde_json::Value;
+use tokio::sync::mpsc;
 
 use crate::backend::{Backend, HTTP1, HTTP2, Listener};
 use crate::client::{Ask, Protocol};
@@ -261,6 +263,49 @@ async fn a_refused_stream_is_tried_again_and_an_aborted_one_is_not() {
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
+/// Refuses the first stream of all after it has read it, and tells of every later one what it sent.
+fn refusing_what_it_read(service: &str, read: &mpsc::Sender<usize>) -> Listener {
+    let (seen, read) = (Arc::new(AtomicUsize::new(0)), read.clone());
+    Listener::http2(service, h2::server::Builder::new(), move |mut connection, _| {
+        let (seen, read) = (Arc::clone(&seen), read.clone());
+        async move {
+            while let Some(Ok((request, mut answer))) = connection.accept().await {
+                let (seen, read) = (Arc::clone(&seen), read.clone());
+                drop(spawn("stream", async move {
+                    let mut body = request.into_body();
+                    let mut bytes = 0;
+                    while let Some(Ok(data)) = body.data().await {
+                        bytes += data.len();
+                        body.flow_control().release_capacity(data.len()).ok();
+                    }
+                    if seen.fetch_add(1, Ordering::SeqCst) == 0 {
+                        answer.send_reset(h2::Reason::REFUSED_STREAM);
+                    } else {
+                        read.send(bytes).await.unwrap();
+                        answer.send_response(Response::new(()), true).unwrap();
+                    }
+                }));
+            }
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_refused_request_is_sent_again_with_its_body_unless_that_is_long() {
+    for (bytes, status) in [(64 * 1024, 200), (64 * 1024 + 1, 503)] {
+        let (told, mut read) = mpsc::channel(8);
+        let listener = refusing_what_it_read("reading", &told);
+        let rig = Setup::new().service("reading", &[listener.address]).start().await;
+        let mut client = rig.alice(Protocol::Http2).await;
+        let post = Ask::new("POST", path("reading", "things")).body(vec![b'x'; bytes]);
+        assert_eq!(client.send(&post).await.status, status);
+        assert_eq!(read.try_recv().ok(), (status == 200).then_some(bytes));
+        if status == 200 {
+            rig.await_metric("portico_retries_total", &["BackendReset"], 1.0).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_external_name_is_resolved() {
     let backend = Backend::start("outside", HTTP2);
@@ -317,5 +362,5 @@ async fn a_connection_that_answers_no_pings_is_given_up() {
     let rig = setup.start().await;
     let mut client = rig.alice(Protocol::Http2).await;
     let answer = client.get(&path("frozen", "things?watch=1")).await;
-    assert_eq!((answer.status, answer.cause().as_str()), (503, "BackendReset"));
+    assert_eq!((answer.status, answer.cause().as_str()), (504, "Unresponsive"));
 }

@@ -17,6 +17,7 @@ pub(super) struct EndpointVecs {
     requests: IntCounterVec,
     in_flight: IntGaugeVec,
     connections: IntGaugeVec,
+    dead: IntGaugeVec,
     /// Who holds the series of which service and address: two backends may share an endpoint.
     held: Mutex<HashMap<(String, String), Weak<EndpointMetrics>>>,
 }
@@ -41,6 +42,11 @@ impl EndpointVecs {
                 "Connections open to an endpoint.",
                 labels,
             )?,
+            dead: gauge(
+                "portico_endpoint_dead",
+                "1 while an endpoint neither answers nor makes new connections, 0 otherwise.",
+                labels,
+            )?,
             held: Mutex::default(),
         })
     }
@@ -50,6 +56,7 @@ impl EndpointVecs {
             Box::new(self.requests.clone()),
             Box::new(self.in_flight.clone()),
             Box::new(self.connections.clone()),
+            Box::new(self.dead.clone()),
         ]
     }
 }
@@ -64,6 +71,8 @@ pub struct EndpointMetrics {
     pub in_flight: IntGauge,
     /// Connections open to it.
     pub connections: IntGauge,
+    /// 1 while it is dead.
+    pub dead: IntGauge,
     results: [OnceLock<IntCounter>; 5],
     /// Causes that have a series, to be removed with the endpoint.
     causes: Mutex<BTreeSet<&'static str>>,
@@ -91,6 +100,7 @@ impl EndpointMetrics {
         Self {
             in_flight: metrics.endpoints.in_flight.with_label_values(&labels),
             connections: metrics.endpoints.connections.with_label_values(&labels),
+            dead: metrics.endpoints.dead.with_label_values(&labels),
             results: Default::default(),
             causes: Mutex::default(),
             api_services: Mutex::default(),
@@ -159,6 +169,7 @@ impl Drop for EndpointMetrics {
         let labels = [self.service.as_str(), self.address.as_str()];
         forget(metrics.endpoints.in_flight.remove_label_values(&labels));
         forget(metrics.endpoints.connections.remove_label_values(&labels));
+        forget(metrics.endpoints.dead.remove_label_values(&labels));
         let causes =
             std::mem::take(&mut *self.causes.lock().unwrap_or_else(PoisonError::into_inner));
         let answers = self.results.iter().zip(RESULTS).filter(|(slot, _)| slot.get().is_some());

@@ -108,8 +108,8 @@ impl RouteVecs {
             )?,
             retries: counter(
                 "portico_retries_total",
-                "Requests tried again after an endpoint provably had not acted on them, by \
-                 APIService, that endpoint and what had failed.",
+                "Requests tried again after an endpoint had provably not acted on them, or was lost \
+                 before it answered a read, by APIService, that endpoint and what had failed.",
                 &["apiservice", "endpoint", "cause"],
             )?,
             phases: histogram(
