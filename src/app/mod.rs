@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::admin::{Health, Inside, LogCheck, Pages};
 use crate::aggregate::Documents;
@@ -82,7 +82,7 @@ pub struct Tuning {
 /// threads.
 pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let metrics = Arc::new(Metrics::new()?);
-    let (trigger, drain) = drain();
+    let (trigger, drain) = drain(config.graces);
     let readiness = Readiness::default();
     let store = Store::new();
     let (publisher, table) = Publisher::new(first_table(config));
@@ -337,9 +337,12 @@ fn inside(certificates: &View<Vec<Watched>>) -> Inside {
 }
 
 impl Running {
-    /// Ends in two steps: nothing new is accepted and what is under way is answered; then what is
-    /// still open is cut.
+    /// Ends in two steps: nothing new is accepted and what is under way is answered, watches one after
+    /// the other; then what is still open is cut.
     pub async fn stop(self) {
+        let graces = self.trigger.graces;
+        self.trigger.announce();
+        sleep(graces.delay).await;
         self.trigger.advance(Phase::Draining);
         let begun = Instant::now();
         let mut look = interval(DRAIN_LOOK);
@@ -347,7 +350,9 @@ impl Running {
             look.tick().await;
             let waited = begun.elapsed();
             let (short, connections) = (self.trigger.short_requests(), self.trigger.connections());
-            if connections == 0 || (short == 0 && waited >= DRAIN_LINGER) || waited >= DRAIN_GRACE {
+            let answered = (short == 0 && waited >= DRAIN_LINGER) || waited >= DRAIN_GRACE;
+            let watches_ended = self.trigger.watches() == 0 || waited >= graces.watches;
+            if connections == 0 || (answered && watches_ended) {
                 if short > 0 {
                     tracing::warn!(requests = short, "requests cut at the end of the grace period");
                 }

@@ -5,6 +5,7 @@
 
 mod kept;
 mod pump;
+mod stalls;
 mod tunnel;
 
 use std::pin::Pin;
@@ -19,7 +20,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 pub use kept::{Kept, KeptRoom};
-pub use pump::{PumpError, pump};
+pub use pump::{PumpError, pump, pump_to_client};
+pub use stalls::Stalls;
 pub use tunnel::{Direction, Tunnel};
 
 /// Bytes on their way, with an optional deadline and an optional observer.
@@ -28,6 +30,15 @@ pub struct Body {
     deadline: Deadline,
     observer: Option<Box<dyn Observe>>,
     trailer_filter: Option<TrailerFilter>,
+    last_line: Option<Box<LastLine>>,
+}
+
+/// When a body of lines is ended here, before its sender does it.
+struct LastLine {
+    due: Pin<Box<dyn Future<Output = ()> + Send>>,
+    is_due: bool,
+    /// What was handed on last ended a line.
+    is_whole: bool,
 }
 
 /// What may pass of a body's trailers.
@@ -56,6 +67,9 @@ pub enum BodyError {
     /// The request's deadline passed while the body was on its way.
     #[error("deadline passed while the body was on its way")]
     Deadline,
+    /// The receiver took nothing for too long, or too much waited for such receivers.
+    #[error("receiver did not take the body")]
+    Stalled,
 }
 
 impl BodyError {
@@ -64,6 +78,7 @@ impl BodyError {
         match self {
             Self::Reset(reason) if *reason != h2::Reason::NO_ERROR => *reason,
             Self::Reset(_) | Self::Aborted(_) | Self::Deadline => h2::Reason::INTERNAL_ERROR,
+            Self::Stalled => h2::Reason::ENHANCE_YOUR_CALM,
         }
     }
 
@@ -207,7 +222,8 @@ impl Body {
     }
 
     fn new(source: Source) -> Self {
-        Self { source, deadline: Deadline::None, observer: None, trailer_filter: None }
+        let deadline = Deadline::None;
+        Self { source, deadline, observer: None, trailer_filter: None, last_line: None }
     }
 
     /// From now on the body must be over by `deadline`, else it aborts.
@@ -245,6 +261,12 @@ impl Body {
         self.trailer_filter = Some(filter);
     }
 
+    /// Ends the body, which has to be one of lines, after a whole line once `due` is ready.
+    pub fn end_lines(&mut self, due: impl Future<Output = ()> + Send + 'static) {
+        let last_line = LastLine { due: Box::pin(due), is_due: false, is_whole: true };
+        self.last_line = Some(Box::new(last_line));
+    }
+
     /// True when no frame will come any more.
     pub fn is_end_stream(&self) -> bool {
         match &self.source {
@@ -273,6 +295,9 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.last_line.as_mut().is_some_and(|last_line| last_line.poll(cx).is_ready()) {
+            self.source = Source::Done;
+        }
         let next = match self.source.poll_next(cx) {
             Poll::Pending if self.poll_deadline(cx).is_ready() => Some(Err(BodyError::Deadline)),
             Poll::Pending => return Poll::Pending,
@@ -280,6 +305,9 @@ impl Body {
         };
         match &next {
             Some(Ok(frame)) => {
+                if let (Some(last_line), Some(data)) = (&mut self.last_line, frame.data_ref()) {
+                    last_line.is_whole = data.last() == Some(&b'\n');
+                }
                 if frame.is_trailers() {
                     self.source = Source::Done;
                 }
@@ -321,9 +349,30 @@ impl Body {
         }
     }
 
+    /// Ends a body that its receiver does not take.
+    pub fn abort(&mut self, error: &BodyError) {
+        self.source = Source::Done;
+        self.observe_end(Some(error));
+    }
+
+    /// Bytes that its sender has sent and nobody was handed yet.
+    fn unread(&mut self) -> usize {
+        match &mut self.source {
+            Source::Http2 { stream, .. } => stream.flow_control().used_capacity(),
+            _ => 0,
+        }
+    }
+
     /// Ends a body of which nothing needs to be carried, as in the answer to a HEAD.
     pub fn finish(mut self) {
         self.observe_end(None);
+    }
+}
+
+impl LastLine {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_due = self.is_due || self.due.as_mut().poll(cx).is_ready();
+        if self.is_due && self.is_whole { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

@@ -5,10 +5,11 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::SendStream;
 use http_body::Frame;
 
-use super::{Body, BodyError};
+use super::stalls::Waiting;
+use super::{Body, BodyError, Stalls};
 
 /// Why a body did not reach its receiver whole.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,24 @@ pub enum PumpError {
 
 /// Carries `body` into `stream` until one of them ends. When the body aborts, the stream is reset,
 /// never ended; when the receiver resets, the body is dropped, which cancels its sender.
-pub async fn pump(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), PumpError> {
+pub async fn pump(body: Body, stream: &mut SendStream<Bytes>) -> Result<(), PumpError> {
+    carry(body, stream, Waiting::new(None)).await
+}
+
+/// Does the same for a receiver who may not want what it asked for: `stalls` says what it may leave.
+pub async fn pump_to_client(
+    body: Body,
+    stream: &mut SendStream<Bytes>,
+    stalls: &Stalls,
+) -> Result<(), PumpError> {
+    carry(body, stream, Waiting::new(Some(stalls))).await
+}
+
+async fn carry(
+    mut body: Body,
+    stream: &mut SendStream<Bytes>,
+    mut waiting: Waiting<'_>,
+) -> Result<(), PumpError> {
     loop {
         let frame = poll_fn(|cx| poll_frame(&mut body, stream, cx)).await?;
         let Some(frame) = frame else {
@@ -35,7 +53,9 @@ pub async fn pump(mut body: Body, stream: &mut SendStream<Bytes>) -> Result<(), 
         };
         match frame.into_data() {
             Ok(bytes) => {
-                if send(&mut body, stream, bytes).await? {
+                let last = send(&mut body, stream, bytes, &mut waiting).await?;
+                waiting.taken();
+                if last {
                     return Ok(());
                 }
             }
@@ -73,11 +93,12 @@ async fn send(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
     mut bytes: Bytes,
+    waiting: &mut Waiting<'_>,
 ) -> Result<bool, PumpError> {
     loop {
         stream.reserve_capacity(bytes.len());
         let room = match stream.capacity() {
-            0 => poll_fn(|cx| poll_room(body, stream, cx)).await?,
+            0 => poll_fn(|cx| poll_room(body, stream, waiting, cx)).await?,
             room => room,
         };
         let part = bytes.split_to(room.min(bytes.len()));
@@ -89,24 +110,32 @@ async fn send(
     }
 }
 
-/// Room at the receiver, or the body's deadline: a receiver that reads too slowly meets it too.
+/// Room at the receiver, or the body's deadline, or that of its receiver: one that reads too slowly
+/// meets them too.
 fn poll_room(
     body: &mut Body,
     stream: &mut SendStream<Bytes>,
+    waiting: &mut Waiting<'_>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<usize, PumpError>> {
     match stream.poll_capacity(cx) {
         Poll::Ready(Some(Ok(0))) => {
             cx.waker().wake_by_ref();
-            Poll::Pending
+            return Poll::Pending;
         }
-        Poll::Ready(Some(Ok(room))) => Poll::Ready(Ok(room)),
-        Poll::Ready(Some(Err(error))) => Poll::Ready(Err(PumpError::Receiver(error))),
-        Poll::Ready(None) => Poll::Ready(Err(PumpError::Closed)),
-        Poll::Pending if body.poll_deadline(cx).is_ready() => {
-            stream.send_reset(Reason::INTERNAL_ERROR);
-            Poll::Ready(Err(BodyError::Deadline.into()))
-        }
-        Poll::Pending => Poll::Pending,
+        Poll::Ready(Some(Ok(room))) => return Poll::Ready(Ok(room)),
+        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(PumpError::Receiver(error))),
+        Poll::Ready(None) => return Poll::Ready(Err(PumpError::Closed)),
+        Poll::Pending => {}
     }
+    let error = if body.poll_deadline(cx).is_ready() {
+        BodyError::Deadline
+    } else if waiting.poll(|| body.unread(), cx).is_ready() {
+        BodyError::Stalled
+    } else {
+        return Poll::Pending;
+    };
+    stream.send_reset(error.reset_reason());
+    body.abort(&error);
+    Poll::Ready(Err(error.into()))
 }

@@ -75,6 +75,14 @@ pub struct Flags {
     /// further connections wait. One that waits for its client counts for half a second only
     #[arg(long, default_value = "256", value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "HANDSHAKES", help_heading = GENERIC)]
     pub max_handshakes: usize,
+    /// How long portico goes on as ever once it is told to end, but for /readyz, which fails at once:
+    /// time for load balancers to learn of it.
+    #[arg(long, default_value = "0s", value_parser = values::span, allow_negative_numbers = true, value_name = "DURATION", help_heading = GENERIC)]
+    pub shutdown_delay_duration: Duration,
+    /// How long watches may take to be ended in an orderly way when portico ends, one after the other,
+    /// so that their clients do not all come back at once; 200 a second at least. 0 to cut them.
+    #[arg(long, default_value = "0s", value_parser = values::span, allow_negative_numbers = true, value_name = "DURATION", help_heading = GENERIC)]
+    pub shutdown_watch_termination_grace_period: Duration,
     /// Threads that serve clients; the number of cores when not given.
     #[arg(long, value_parser = values::at_least_one, allow_negative_numbers = true, value_name = "THREADS", help_heading = GENERIC)]
     pub data_plane_threads: Option<usize>,

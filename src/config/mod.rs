@@ -23,6 +23,7 @@ pub use values::{LOG_LEVEL_MAX, PARTS, PartLevel, boolean, timeout};
 use crate::auth::{self, Anonymous, AuthorizationMode, FrontProxies};
 use crate::model::endpoints::EndpointRouting;
 use crate::proxy::{AccessLogConfig, CoreConfig, RemoteRoute, UpstreamIdentity};
+use crate::runtime::lifecycle::Graces;
 use crate::upstream::Source;
 use crate::{control, frontend, proxy, tls};
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// The log on standard error.
     pub log: LogConfig,
+    /// How much time the ending gives to others.
+    pub graces: Graces,
     /// The file that says where spans go (`--tracing-config-file`); only with the feature `otlp`.
     pub tracing_config_file: Option<PathBuf>,
 }
@@ -146,6 +149,10 @@ impl Flags {
             manifests: self.manifests.clone(),
             data_dir: self.data_dir.clone(),
             log: self.log.config(),
+            graces: Graces {
+                delay: self.shutdown_delay_duration,
+                watches: self.shutdown_watch_termination_grace_period,
+            },
             tracing_config_file: self.tracing_config_file.clone(),
         };
         if faults.is_empty() { Ok(config) } else { Err(faults) }

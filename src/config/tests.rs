@@ -7,6 +7,7 @@ use clap::Parser;
 use super::*;
 use crate::model::review::ReviewVersion;
 use crate::proxy::AccessLogFormat;
+use crate::runtime::lifecycle::Graces;
 use crate::tls::server::MinVersion;
 
 #[derive(Parser)]
@@ -111,6 +112,8 @@ fn values_out_of_range_are_refused_with_the_reason() {
     }
     check_refused(&["--request-timeout=-1s"], "must not be negative");
     check_refused(&["--request-timeout=0s"], "must be greater than 0");
+    check_refused(&["--shutdown-delay-duration=-1s"], "must not be negative");
+    check_refused(&["--shutdown-watch-termination-grace-period=-1s"], "must not be negative");
     check_refused(&["--goaway-chance=0.03"], "must be from 0 to 0.02");
     check_refused(&["--goaway-chance", "-0.01"], "must be from 0 to 0.02");
     check_refused(&["--max-connections=0"], "must be at least 1");
@@ -144,6 +147,7 @@ fn defaults_are_upstreams() {
     assert_eq!(config.tls.min_version, MinVersion::Tls12);
     assert!(config.tls.cipher_suites.is_empty() && config.tls.sni.is_empty());
     assert_eq!(config.log, LogConfig::default());
+    assert_eq!(config.graces, Graces::default());
 }
 
 #[test]
@@ -156,6 +160,8 @@ fn flags_reach_the_parts_that_they_are_for() {
         "--http2-max-streams-per-connection=250",
         "--max-connections=9",
         "--max-handshakes=3",
+        "--shutdown-delay-duration=1m",
+        "--shutdown-watch-termination-grace-period=90s",
         "--access-log=/var/log/portico.log",
         "--access-log-format=text",
         "--tls-min-version=VersionTLS13",
@@ -172,6 +178,8 @@ fn flags_reach_the_parts_that_they_are_for() {
     let limits = &config.frontend.limits;
     assert_eq!((limits.streams_max, limits.connections_max), (250, 9));
     assert_eq!(limits.handshakes_max, 3);
+    let graces = Graces { delay: Duration::from_secs(60), watches: Duration::from_secs(90) };
+    assert_eq!(config.graces, graces);
     let log = AccessLogConfig {
         file: Some("/var/log/portico.log".into()),
         format: AccessLogFormat::Text,

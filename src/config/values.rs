@@ -97,7 +97,7 @@ pub(super) fn authorization_mode(text: &str) -> Result<AuthorizationMode, String
 }
 
 /// A duration as Go writes it, without a sign.
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     match duration::parse(text) {
         Ok(Signed::Positive(duration)) => Ok(duration),
         Ok(Signed::Negative(_)) => Err("must not be negative".to_owned()),

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ where
     let switch = Switch::default();
     let asked = Arc::clone(&switch);
     let due = Due::default();
-    let mut overdue = Overdue { due: Arc::clone(&due), armed: None };
+    let piece_timeout = limits.stalls.piece_timeout;
+    let mut overdue = Overdue { due: Arc::clone(&due), piece_timeout, armed: None };
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         // There only when the client asks for another protocol.
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -98,8 +99,18 @@ where
     }
 }
 
-/// When the response that is being sent must be over.
-type Due = Arc<Mutex<Option<Instant>>>;
+/// What the connection knows of the response that is being sent.
+type Due = Arc<Mutex<Progress>>;
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// When it must be over.
+    deadline: Option<Instant>,
+    /// Since when the client takes what it was handed last.
+    handed: Option<Instant>,
+    /// The client took too long.
+    stalled: bool,
+}
 
 /// A response's body on its way. The library asks it for nothing while the client takes nothing, so
 /// the connection has to know of its deadline.
@@ -110,15 +121,22 @@ struct Sending {
 
 impl Sending {
     fn new(body: Body, due: Due) -> Self {
-        *due.lock().unwrap_or_else(PoisonError::into_inner) = body.deadline();
+        let deadline = body.deadline();
+        *lock(&due) = Progress { deadline, ..Progress::default() };
         Self { body, due }
     }
 }
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if std::mem::take(&mut *lock(&self.due)).stalled {
+            self.body.abort(&BodyError::Stalled);
+        }
     }
+}
+
+fn lock(due: &Due) -> MutexGuard<'_, Progress> {
+    due.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl http_body::Body for Sending {
@@ -129,7 +147,9 @@ impl http_body::Body for Sending {
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let next = Pin::new(&mut self.body).poll_frame(cx);
+        lock(&self.due).handed = next.is_ready().then(Instant::now);
+        next
     }
 
     fn is_end_stream(&self) -> bool {
@@ -141,24 +161,41 @@ impl http_body::Body for Sending {
     }
 }
 
-/// Ready when a response is not over some time after its deadline.
+/// Ready when a response is not over some time after its deadline, or its client takes nothing of it.
 struct Overdue {
     due: Due,
-    armed: Option<(Instant, Pin<Box<Sleep>>)>,
+    piece_timeout: Duration,
+    armed: Option<Pin<Box<Sleep>>>,
 }
 
 impl Overdue {
     /// To be asked after the connection, in the same task: it has no waker of its own for a response
-    /// that begins.
+    /// that begins. One that is handed on anew finds the clock set for what was before, which then is
+    /// set again: that is cheaper than once for each piece.
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
-        let Some(due) = *self.due.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return Poll::Pending;
-        };
-        let (_, sleep) = match self.armed.take().filter(|(armed, _)| *armed == due) {
-            Some(armed) => self.armed.insert(armed),
-            None => self.armed.insert((due, Box::pin(sleep_until(due + OVERDUE_MAX)))),
-        };
-        sleep.as_mut().poll(cx)
+        loop {
+            let Some((when, stalls)) = self.limit() else { return Poll::Pending };
+            let armed = match &mut self.armed {
+                Some(armed) if armed.deadline() <= when => armed,
+                armed => armed.insert(Box::pin(sleep_until(when))),
+            };
+            if armed.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if armed.deadline() == when {
+                lock(&self.due).stalled = stalls;
+                return Poll::Ready(());
+            }
+            self.armed = None;
+        }
+    }
+
+    /// When it is over, and whether that is because its client takes nothing.
+    fn limit(&self) -> Option<(Instant, bool)> {
+        let progress = lock(&self.due);
+        let deadline = progress.deadline.map(|deadline| (deadline + OVERDUE_MAX, false));
+        let handed = progress.handed.map(|handed| (handed + self.piece_timeout, true));
+        deadline.into_iter().chain(handed).min()
     }
 }
 

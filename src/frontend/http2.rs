@@ -14,15 +14,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use http::header::{CONNECTION, DATE};
 use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::connection::ClientStream;
+use super::frames::Metered;
 use super::gathered::Gathered;
 use super::{Context, Limits};
-use crate::body::{Body, pump};
+use crate::body::{Body, Stalls, pump_to_client};
 use crate::runtime::lifecycle::Phase;
 use crate::runtime::tasks;
 
@@ -34,11 +35,13 @@ const FRAME_MAX: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that the client reset and that are remembered: more of them end the connection.
 const RESET_STREAMS_MAX: usize = 50;
+/// How long a connection that is ended for what its client does may take to say so.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// How often a connection looks at its own time limits.
 const TICK: Duration = Duration::from_secs(5);
 
 type Stream = (Request<RecvStream>, SendResponse<Bytes>);
-type ServerConnection = Connection<Gathered<ClientStream>, Bytes>;
+type ServerConnection = Connection<Metered<Gathered<ClientStream>>, Bytes>;
 
 /// Serves streams until the client, a limit or the ending ends it.
 pub(super) async fn serve<H, R>(stream: ClientStream, handler: H, context: &Context)
@@ -47,15 +50,8 @@ where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     let limits = &context.limits;
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams_max.min(1024)))
-        .max_frame_size(FRAME_MAX)
-        .max_concurrent_streams(limits.streams_max)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(limits.header_bytes_max)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .handshake::<_, Bytes>(Gathered::new(stream));
+    let (stream, flooded) = Metered::new(Gathered::new(stream), limits.idle_frames_max);
+    let handshake = builder(limits).handshake::<_, Bytes>(stream);
     let mut connection = match timeout(limits.first_request_timeout, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 handshake failed"),
@@ -70,6 +66,9 @@ where
         let next = poll_fn(|cx| {
             match connection.poll_accept(cx) {
                 Poll::Ready(next) => return Poll::Ready(Event::Accepted(next)),
+                Poll::Pending if flooded.load(Ordering::Relaxed) => {
+                    return Poll::Ready(Event::Flooded);
+                }
                 Poll::Pending if close.load(Ordering::Relaxed) => return Poll::Ready(Event::Close),
                 Poll::Pending => {}
             }
@@ -87,13 +86,19 @@ where
                     return tracing::debug!("HTTP/2 client goes on after GOAWAY");
                 }
                 // Boxed where it is made: moving it into a task costs more than the allocation.
-                let stream =
-                    Box::pin(serve_stream(handler.clone(), request, respond, Arc::clone(&close)));
+                let marks = (Arc::clone(&close), Arc::clone(&limits.stalls));
+                let stream = Box::pin(serve_stream(handler.clone(), request, respond, marks));
                 drop(tasks::spawn("stream", stream));
             }
             Event::Accepted(None) | Event::Cut => return,
             Event::Accepted(Some(Err(error))) => {
                 return tracing::debug!(%error, "HTTP/2 connection ended with an error");
+            }
+            Event::Flooded => {
+                context.metrics.rejected_connections.with_label_values(&["flood"]).inc();
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let ended = timeout(FAREWELL_MAX, poll_fn(|cx| connection.poll_closed(cx))).await;
+                return tracing::debug!(?ended, "HTTP/2 client sent too many frames");
             }
             Event::Close => {
                 close.store(false, Ordering::Relaxed);
@@ -105,9 +110,25 @@ where
     }
 }
 
+/// What h2 bounds by itself.
+fn builder(limits: &Limits) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW.saturating_mul(limits.streams_max.min(1024)))
+        .max_frame_size(FRAME_MAX)
+        .max_concurrent_streams(limits.streams_max)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(limits.header_bytes_max)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX);
+    builder
+}
+
 #[expect(clippy::large_enum_variant, reason = "boxing it would cost an allocation a request")]
 enum Event {
     Accepted(Option<Result<Stream, h2::Error>>),
+    /// The client has sent too many frames that bring nothing.
+    Flooded,
     /// Take no more streams and end when the open ones have.
     Close,
     /// End at once.
@@ -201,11 +222,16 @@ async fn serve_stream<H, R>(
     handler: H,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    close: Arc<AtomicBool>,
+    (close, stalls): (Arc<AtomicBool>, Arc<Stalls>),
 ) where
     H: Fn(Request<Body>) -> R,
     R: Future<Output = Response<Body>>,
 {
+    // What was reset at once is not begun: its backend would have to forget it again, and may end for
+    // that the connection of all its callers.
+    if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
+        return;
+    }
     let is_head = request.method() == Method::HEAD;
     let response = {
         let mut handling = pin!(handler(request.map(Body::http2)));
@@ -225,7 +251,7 @@ async fn serve_stream<H, R>(
     match sent {
         Ok(_) if end => body.finish(),
         Ok(mut stream) => {
-            if let Err(error) = pump(body, &mut stream).await {
+            if let Err(error) = pump_to_client(body, &mut stream, &stalls).await {
                 tracing::debug!(%error, "response body not carried to its end");
             }
         }

@@ -5,6 +5,7 @@
 //! here.
 
 mod connection;
+mod frames;
 mod gathered;
 mod http1;
 mod http2;
@@ -26,7 +27,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::body::Body;
+use crate::body::{Body, Stalls};
 use crate::runtime::lifecycle::{Drain, OpenGuard, Phase};
 use crate::runtime::snapshot::View;
 use crate::runtime::tasks;
@@ -68,6 +69,10 @@ pub struct Limits {
     pub streams_max: u32,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
+    /// Frames at a time that bring nothing, from one HTTP/2 client: more end its connection.
+    pub idle_frames_max: u32,
+    /// What clients may leave unread.
+    pub stalls: Arc<Stalls>,
 }
 
 impl Default for Limits {
@@ -83,6 +88,8 @@ impl Default for Limits {
             ping_timeout: Duration::from_secs(15),
             streams_max: 100,
             header_bytes_max: 1024 * 1024,
+            idle_frames_max: 10_000,
+            stalls: Arc::default(),
         }
     }
 }

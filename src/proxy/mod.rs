@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use rustls_pki_types::CertificateDer;
 
 pub use self::access_log::{ACCESS_LOG_FIELDS, AccessLog};
@@ -296,12 +296,26 @@ impl Connection {
                     // A client that does not read must not hold what is made here for ever.
                     answered.body_mut().limit(deadline.into());
                 }
+                self.ends_with_the_program(kind, &mut answered);
                 if outcome.is_anonymous() || self.proxy.sends_away() {
                     close_http2(&parts, &mut answered);
                 }
                 with_observer(answered, outcome)
             }
             Err(rejection) => Self::rejected(&rejection, &parts, outcome),
+        }
+    }
+
+    /// A watch's clean end when the program ends, in its turn. Only of events in lines it can be told
+    /// here where one is over: others are cut.
+    fn ends_with_the_program(&self, (verb, _): (&str, bool), answered: &mut Response<Body>) {
+        let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
+        if verb == "WATCH"
+            && answered.status() == StatusCode::OK
+            && answered.headers().get(CONTENT_TYPE).is_some_and(is_json)
+            && let Some(turn) = self.proxy.drain.turn()
+        {
+            answered.body_mut().end_lines(turn);
         }
     }
 

@@ -336,9 +336,15 @@ impl Observe for Outcome {
         };
         let cause = match error {
             BodyError::Deadline => "Deadline",
+            BodyError::Stalled => "ClientStalled",
             BodyError::Reset(_) | BodyError::Aborted(_) => "BackendReset",
         };
         self.cause = Some(cause);
+        self.route.aborted(self.verb, cause);
+        if matches!(error, BodyError::Stalled) {
+            // It is the client's doing, who could fill the log with it.
+            return;
+        }
         tracing::warn!(
             apiservice = self.route.api_service(),
             cause,
@@ -347,7 +353,6 @@ impl Observe for Outcome {
             %error,
             "response aborted"
         );
-        self.route.aborted(self.verb, cause);
     }
 }
 

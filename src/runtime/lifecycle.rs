@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 /// What must have happened before `/readyz` says so.
 #[derive(Clone, Debug, Default)]
@@ -85,11 +87,23 @@ pub enum Phase {
     Ended,
 }
 
+/// How much time the ending gives to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Graces {
+    /// For load balancers to learn of it, while all is served as ever
+    /// (`--shutdown-delay-duration`).
+    pub delay: Duration,
+    /// For watches to be ended one after the other, so that their clients do not all come back at
+    /// once; zero to cut them (`--shutdown-watch-termination-grace-period`).
+    pub watches: Duration,
+}
+
 /// Tells every part how far the ending has come, and counts what is still under way.
 #[derive(Clone, Debug)]
 pub struct Drain {
     phase: watch::Receiver<Phase>,
     open: Arc<Open>,
+    graces: Graces,
 }
 
 /// The one that decides when the ending goes a step further.
@@ -97,6 +111,8 @@ pub struct Drain {
 pub struct DrainTrigger {
     phase: watch::Sender<Phase>,
     open: Arc<Open>,
+    /// What is given to others.
+    pub graces: Graces,
 }
 
 /// Requests under way, by kind.
@@ -105,20 +121,45 @@ struct Open {
     short: AtomicUsize,
     long: AtomicUsize,
     connections: AtomicUsize,
+    /// Watches that end when it is their turn.
+    watches: AtomicUsize,
+    /// How many there were when the ending began, and how many of them have had their turn.
+    watches_to_end: AtomicUsize,
+    turns: AtomicUsize,
     draining: AtomicBool,
 }
 
 /// A running program's drain, with the handle that starts it.
-pub fn drain() -> (DrainTrigger, Drain) {
+pub fn drain(graces: Graces) -> (DrainTrigger, Drain) {
     let (sender, receiver) = watch::channel(Phase::Running);
     let open = Arc::new(Open::default());
-    (DrainTrigger { phase: sender, open: Arc::clone(&open) }, Drain { phase: receiver, open })
+    let trigger = DrainTrigger { phase: sender, open: Arc::clone(&open), graces };
+    (trigger, Drain { phase: receiver, open, graces })
+}
+
+/// Watches that are ended in a second at least (`genericapiserver.go`).
+const WATCH_ENDS_PER_SECOND_MIN: f64 = 200.0;
+
+/// How long after the ending has begun a watch ends, as the `number`th of so many.
+fn turn(number: usize, watches: usize, grace: Duration) -> Duration {
+    #[expect(clippy::cast_precision_loss, reason = "nobody has so many watches")]
+    let (number, watches) = (number as f64, watches as f64);
+    let per_second = (watches / grace.as_secs_f64()).max(WATCH_ENDS_PER_SECOND_MIN);
+    Duration::try_from_secs_f64(number / per_second).map_or(grace, |after| after.min(grace))
 }
 
 impl DrainTrigger {
+    /// Says that the ending will begin.
+    pub fn announce(&self) {
+        self.open.draining.store(true, Ordering::Relaxed);
+    }
+
     /// Goes on to `phase`; never back.
     pub fn advance(&self, phase: Phase) {
-        self.open.draining.store(true, Ordering::Relaxed);
+        self.announce();
+        if phase == Phase::Draining {
+            self.open.watches_to_end.store(self.watches(), Ordering::Relaxed);
+        }
         self.phase.send_if_modified(|current| {
             let forward = phase > *current;
             if forward {
@@ -138,6 +179,11 @@ impl DrainTrigger {
         self.open.long.load(Ordering::Relaxed)
     }
 
+    /// Watches of which each ends when it is its turn.
+    pub fn watches(&self) -> usize {
+        self.open.watches.load(Ordering::Relaxed)
+    }
+
     /// Client connections that are open.
     pub fn connections(&self) -> usize {
         self.open.connections.load(Ordering::Relaxed)
@@ -153,7 +199,23 @@ impl Drain {
         }
     }
 
-    /// True from the first step of the ending on; one relaxed load.
+    /// Waits for a watch's turn to end, and counts it until then; `None` where watches are cut.
+    pub fn turn(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        let grace = self.graces.watches;
+        if grace.is_zero() {
+            return None;
+        }
+        let (mut drain, open) = (self.clone(), Arc::clone(&self.open));
+        let counted = OpenGuard::new(Arc::clone(&open), Kind::Watch);
+        Some(async move {
+            let _counted = counted;
+            drain.reached(Phase::Draining).await;
+            let number = open.turns.fetch_add(1, Ordering::Relaxed);
+            sleep(turn(number, open.watches_to_end.load(Ordering::Relaxed), grace)).await;
+        })
+    }
+
+    /// True once the ending is announced; one relaxed load.
     pub fn is_draining(&self) -> bool {
         self.open.draining.load(Ordering::Relaxed)
     }
@@ -179,6 +241,7 @@ impl Drain {
 enum Kind {
     Short,
     Long,
+    Watch,
     Connection,
 }
 
@@ -200,6 +263,7 @@ impl OpenGuard {
         match self.kind {
             Kind::Short => &self.open.short,
             Kind::Long => &self.open.long,
+            Kind::Watch => &self.open.watches,
             Kind::Connection => &self.open.connections,
         }
     }
@@ -230,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_ending_goes_forward_only() {
-        let (trigger, mut drain) = drain();
+        let (trigger, mut drain) = drain(Graces::default());
         trigger.advance(Phase::Ended);
         trigger.advance(Phase::Draining);
         drain.reached(Phase::Ended).await;
@@ -238,8 +302,34 @@ mod tests {
     }
 
     #[test]
+    fn watches_end_one_after_the_other_and_fast_enough_for_the_grace() {
+        let secs = Duration::from_secs;
+        assert_eq!(turn(0, 1000, secs(10)), Duration::ZERO);
+        // No slower than 200 a second, and faster where there are many.
+        assert_eq!(turn(200, 1000, secs(10)), secs(1));
+        assert_eq!(turn(5000, 10_000, secs(10)), secs(5));
+        assert_eq!(turn(20_000, 10_000, secs(10)), secs(10));
+    }
+
+    #[tokio::test]
+    async fn a_watchs_turn_comes_with_the_ending_and_it_is_counted_until_then() {
+        let (_, drain_without) = drain(Graces::default());
+        assert!(drain_without.turn().is_none());
+        let (trigger, drain) =
+            drain(Graces { watches: Duration::from_secs(10), ..Graces::default() });
+        let turns = [drain.turn().unwrap(), drain.turn().unwrap()];
+        let [mut first, second] = turns.map(Box::pin);
+        assert_eq!(trigger.watches(), 2);
+        trigger.announce();
+        assert!(futures_util::poll!(&mut first).is_pending());
+        trigger.advance(Phase::Draining);
+        tokio::join!(first, second);
+        assert_eq!(trigger.watches(), 0);
+    }
+
+    #[test]
     fn requests_are_counted_until_their_guard_is_dropped() {
-        let (trigger, drain) = drain();
+        let (trigger, drain) = drain(Graces::default());
         let guard = drain.request(true);
         assert_eq!((trigger.short_requests(), trigger.long_requests()), (0, 1));
         drop(guard);

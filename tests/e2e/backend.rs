@@ -274,7 +274,10 @@ async fn watch(state: &State) -> Response<Sent> {
     let frames = stream::unfold(receiver, |mut receiver| async {
         receiver.recv().await.map(|frame| (frame, receiver))
     });
-    Response::new(StreamBody::new(frames).boxed_unsync())
+    Response::builder()
+        .header("content-type", "application/json")
+        .body(StreamBody::new(frames).boxed_unsync())
+        .unwrap()
 }
 
 fn pairs(headers: &HeaderMap) -> Value {

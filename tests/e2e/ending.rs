@@ -4,10 +4,10 @@ use hyper::body::Frame;
 use tokio::net::TcpStream;
 
 use crate::backend::{Backend, HTTP2};
-use crate::client::{Ask, Protocol};
+use crate::client::{Ask, Client, Protocol};
 use crate::pki::PKI;
 use crate::proxying::Pair;
-use crate::rig::{Setup, path, within};
+use crate::rig::{Setup, eventually, path, within};
 
 /// One request and one watch are open when the ending begins.
 async fn end(protocol: Protocol) {
@@ -50,6 +50,55 @@ async fn an_ending_answers_what_is_under_way_and_cuts_watches() {
 async fn an_ending_without_traffic_waits_for_nobody() {
     let rig = Setup::new().start().await;
     within("the ending", rig.stop()).await;
+}
+
+/// Two watches, of which one is in the midst of an event when the ending begins.
+async fn end_in_turn(protocol: Protocol) {
+    let mut backend = Backend::start("last", HTTP2);
+    let setup = Setup::new().flag("--shutdown-watch-termination-grace-period=1h");
+    let rig = setup.service("last", &[backend.address()]).start().await;
+    let (mut one, mut other) = (rig.alice(protocol).await, rig.alice(protocol).await);
+    let mut whole = one.open(&Ask::get(path("last", "events?watch=1"))).await;
+    let watch = backend.watch().await;
+    watch.send(Ok(Frame::data("{}\n".into()))).await.unwrap();
+    whole.body.read(3).await;
+    let mut half = other.open(&Ask::get(path("last", "events?watch=1"))).await;
+    let rest = backend.watch().await;
+    rest.send(Ok(Frame::data("{".into()))).await.unwrap();
+    half.body.read(1).await;
+    let finishing = async {
+        assert_eq!(whole.body.collect().await.unwrap().0.len(), 0, "{protocol:?}");
+        within("the watch's end at the backend", watch.closed()).await;
+        rest.send(Ok(Frame::data("}\n".into()))).await.unwrap();
+        assert_eq!(&half.body.collect().await.unwrap().0[..], b"}\n", "{protocol:?}");
+        within("the other watch's end at the backend", rest.closed()).await;
+    };
+    within("the ending", async { tokio::join!(rig.stop(), finishing) }).await;
+}
+
+#[tokio::test]
+async fn watches_that_are_given_time_end_after_a_whole_event() {
+    tokio::join!(end_in_turn(Protocol::Http1), end_in_turn(Protocol::Http2));
+}
+
+#[tokio::test]
+async fn before_a_delayed_ending_readiness_fails_and_all_is_served() {
+    let backend = Backend::start("last", HTTP2);
+    let setup = Setup::new().flag("--shutdown-delay-duration=1h");
+    let rig = setup.service("last", &[backend.address()]).start().await;
+    let mut kept = rig.alice(Protocol::Http2).await;
+    assert_eq!(kept.get("/readyz").await.status, 200);
+    let address = rig.address;
+    let serving = async {
+        eventually("not ready", async || kept.get("/readyz").await.status == 500).await;
+        assert_eq!(kept.get("/livez").await.status, 200);
+        let mut fresh = Client::connect(address, Protocol::Http1, Some(&PKI.alice)).await;
+        assert_eq!(fresh.get(&path("last", "things")).await.status, 200);
+    };
+    tokio::select! {
+        () = rig.stop() => panic!("the ending does not wait"),
+        () = serving => {}
+    }
 }
 
 #[tokio::test]

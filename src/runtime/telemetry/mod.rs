@@ -96,7 +96,7 @@ impl Metrics {
             )?,
             rejected_connections: counter(
                 "portico_rejected_connections_total",
-                "Client connections closed unserved, by reason.",
+                "Client connections closed for want of room, or for a flood of frames, by reason.",
                 &["reason"],
             )?,
             authentication: counter(

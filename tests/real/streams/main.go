@@ -9,6 +9,8 @@
 //	streams relay DIR ADDRESS PORT-FILE   the admin's connections for those who cannot show a certificate
 //	streams endpoint DIR ADDRESS …        one of several endpoints that freeze, fall silent and are restarted: see endpoint.go
 //	streams drive SERVER DIR …            a steady load on those, and what became of it: see drive.go
+//	streams attack SERVER DIR KIND …      clients that misbehave: see attack.go
+//	streams steady SERVER DIR …           one that behaves, and what it got meanwhile: see steady.go
 //
 // DIR is the folder with the certificates, SERVER is portico's URL. Exit status: 0 when everything was as it should be, 1
 // otherwise, and then the last line on standard error says what was not.
@@ -39,6 +41,8 @@ func main() {
 		"overload": {6, overloadCommand},
 		"endpoint": {4, endpoint},
 		"drive":    {5, drive},
+		"attack":   {5, attack},
+		"steady":   {4, steady},
 		"relay":    {3, func(a []string) error { return relay(a[0], a[1], a[2]) }},
 	}
 	if len(os.Args) < 2 {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -111,6 +112,10 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, resources(r.URL.Path))
 	case path == "/slow":
 		nap(w, r)
+	case path == "/large":
+		fill(w, r)
+	case path == "/sink":
+		sink(w, r)
 	case path == "/emit" && r.Method == http.MethodPost:
 		answer(w, http.StatusOK, map[string]int{"watches": s.emit()})
 	case len(parts) == 3 && parts[2] == "pods" && r.URL.Query().Get("watch") != "":
@@ -171,6 +176,28 @@ func nap(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// fill answers with ?bytes= bytes.
+func fill(w http.ResponseWriter, r *http.Request) {
+	left, err := strconv.Atoi(r.URL.Query().Get("bytes"))
+	if err != nil || left < 0 {
+		refuse(w, http.StatusBadRequest, metav1.StatusReasonBadRequest, "bytes is a number of bytes")
+		return
+	}
+	piece := bytes.Repeat([]byte("x"), 64<<10)
+	for ; left > 0 && err == nil; left -= len(piece) {
+		_, err = w.Write(piece[:min(left, len(piece))])
+	}
+}
+
+// sink reads what comes, and says how much that was.
+func sink(w http.ResponseWriter, r *http.Request) {
+	read, err := io.Copy(io.Discard, r.Body)
+	if err != nil {
+		return
+	}
+	answer(w, http.StatusOK, map[string]int64{"bytes": read})
+}
+
 // --- watches -----------------------------------------------------------------------------------------------------------
 
 func (s *server) watch(w http.ResponseWriter, r *http.Request) {
@@ -186,6 +213,13 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	flusher := http.NewResponseController(w)
 	_ = flusher.Flush()
+	if r.URL.Query().Get("floods") != "" {
+		// As fast as they are taken.
+		event := append(bytes.Repeat([]byte(" "), 16<<10), '\n')
+		for err := error(nil); err == nil; _, err = w.Write(event) {
+		}
+		return
+	}
 	for {
 		select {
 		case event := <-events:
