@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -161,8 +162,11 @@ fn bind(
     (pool_config, pools): (upstream::Config, Pools),
     access_log: Option<(Arc<LineLog>, AccessLogFormat)>,
 ) -> anyhow::Result<Frontend> {
+    let metrics = Arc::clone(&context.metrics);
+    metrics.tasks.count("control-plane", &Handle::current());
     Frontend::bind(&config.frontend, context, &move || {
         // Once a thread, then once a connection, then once a request.
+        metrics.tasks.count(thread::current().name().unwrap_or_default(), &Handle::current());
         let (proxy, pool) = (Arc::clone(&proxy), Pool::new(pool_config.clone()));
         pools.add(&pool);
         let log = access_log.as_ref().map(|(log, format)| AccessLog::for_thread(log, *format));

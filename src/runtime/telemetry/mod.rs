@@ -10,6 +10,7 @@ mod phases;
 mod process;
 mod reviews;
 mod route;
+mod tasks;
 mod tokens;
 
 use prometheus::core::Collector;
@@ -25,6 +26,7 @@ pub use endpoint::EndpointMetrics;
 pub use phases::Phases;
 pub use reviews::{CacheMetrics, RequestMetrics, ReviewMetrics};
 pub use route::{RouteMetrics, TunnelMetrics};
+pub use tasks::TaskMetrics;
 pub use tokens::TokenMetrics;
 
 use endpoint::EndpointVecs;
@@ -58,6 +60,8 @@ pub struct Metrics {
     pub reviews: ReviewMetrics,
     /// Whether what tokens are verified by is up to date.
     pub tokens: TokenMetrics,
+    /// How many tasks are alive.
+    pub tasks: TaskMetrics,
     /// `portico_access_log_lines_dropped_total`.
     pub access_log_dropped: IntCounter,
     build_info: IntGaugeVec,
@@ -108,6 +112,7 @@ impl Metrics {
             discovery: DiscoveryMetrics::new()?,
             reviews: ReviewMetrics::new()?,
             tokens: TokenMetrics::new()?,
+            tasks: TaskMetrics::new()?,
             access_log_dropped: IntCounter::new(
                 "portico_access_log_lines_dropped_total",
                 "Lines of the access log that were lost because the file took no more.",
@@ -139,6 +144,7 @@ impl Metrics {
             Box::new(self.access_log_dropped.clone()),
             Box::new(self.build_info.clone()),
             Box::new(Process::new()?),
+            Box::new(self.tasks.clone()),
         ];
         collectors.extend(self.certificates.collectors());
         collectors.extend(self.discovery.collectors());
