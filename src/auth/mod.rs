@@ -35,7 +35,7 @@ pub use authenticate::{Authenticated, Authenticator, ConnectionAuth, Unknown};
 pub use authorize::{Authorized, Authorizer, Deferral, Permit};
 pub use caller::{Caller, Lines};
 pub use identity_headers::IdentityHeaders;
-pub use jwt::{Algorithm, JwtConfig, JwtError, KeysError, OidcFlags};
+pub use jwt::{Algorithm, JwtConfig, JwtError, KeysError, OidcFlags, Unverified, issuer};
 pub use own_tokens::{OwnTokens, OwnTokensError, StartedTokens};
 pub use reviews::{ReviewConfig, Reviews, ReviewsError, Webhook};
 pub use service_accounts::{ServiceAccountConfig, ServiceAccountKeysError, ServiceAccountLookup};

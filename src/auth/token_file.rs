@@ -65,7 +65,7 @@ impl Tokens {
 
     /// Reads `token,user,uid[,"group1,group2"]` lines. A line without token is skipped, and of a
     /// token that stands twice the last counts; both are warned of.
-    fn parse(place: &str, text: &[u8]) -> Result<Self, TokenFileError> {
+    pub fn parse(place: &str, text: &[u8]) -> Result<Self, TokenFileError> {
         let place = place.to_owned();
         let read_error = |error| TokenFileError::Csv { path: place.clone(), error };
         let mut reader = csv::ReaderBuilder::new()

@@ -21,34 +21,34 @@ const NODES_MAX: usize = 10_000_000;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     Yaml,
     Json,
 }
 
 /// What a file holds.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub struct Contents {
     /// The objects of kinds that are stored, in order.
-    pub(super) objects: Vec<Object>,
+    pub objects: Vec<Object>,
     /// `apiVersion/kind` of the others.
-    pub(super) ignored: Vec<String>,
+    pub ignored: Vec<String>,
 }
 
 /// Why a file cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub(super) struct ParseError {
+pub struct ParseError {
     /// The line, 0 when it is not known.
-    pub(super) line: u64,
+    pub line: u64,
     /// The column, 0 when it is not known.
-    pub(super) column: u64,
+    pub column: u64,
     /// The parser's words.
-    pub(super) reason: String,
+    pub reason: String,
 }
 
 /// Reads all documents of a file; one that is broken breaks the file.
-pub(super) fn parse(format: Format, text: &str) -> Result<Contents, ParseError> {
+pub fn parse(format: Format, text: &str) -> Result<Contents, ParseError> {
     let documents = match format {
         Format::Yaml => parse_yaml(text)?,
         Format::Json => parse_json(text)?,

@@ -8,7 +8,7 @@ pub mod availability;
 mod ca_bundles;
 mod directory;
 mod index;
-mod manifest_file;
+pub mod manifest_file;
 pub mod manifests;
 pub mod watch;
 

@@ -29,7 +29,7 @@ pub use self::core::{Core, CoreConfig, Inquiry, RemoteRoute, UpstreamIdentity};
 use self::forward::Destination;
 use self::headers::{ClientAddress, audit_id};
 use self::outcome::Outcome;
-use self::syntax::check_syntax;
+pub use self::syntax::check_syntax;
 use crate::admin::Pages;
 use crate::aggregate::{self, Documents};
 use crate::auth::{Asker, Auth, Authenticated, Authorized, ConnectionAuth, Permit};

@@ -13,7 +13,7 @@ const CONNECTION_BYTES_MAX: usize = 1024;
 
 /// Refuses what servers may understand differently, which is how requests are smuggled: no or
 /// several Host headers, a transfer coding other than chunked, a target without a path.
-pub(super) fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
+pub fn check_syntax(parts: &Parts) -> Result<(), Rejection> {
     if parts.method == Method::CONNECT || !parts.uri.path().starts_with('/') {
         return Err(Rejection::BadRequest("the request target has no path".to_owned()));
     }

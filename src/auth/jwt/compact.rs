@@ -81,11 +81,11 @@ struct Header {
 
 /// A token whose claims are not yet believed.
 #[derive(Debug)]
-pub(in crate::auth) struct Unverified<'a> {
+pub struct Unverified<'a> {
     /// What is signed: the header and the payload as they came.
-    pub(in crate::auth) signed: &'a str,
+    pub signed: &'a str,
     /// The signature, base64url.
-    pub(in crate::auth) signature: &'a str,
+    pub signature: &'a str,
     /// Which key is said to have signed it; empty when the header does not say.
     pub(in crate::auth) kid: String,
     /// The name of the algorithm that is said to have been used.
@@ -103,7 +103,7 @@ struct Issued {
 
 impl<'a> Unverified<'a> {
     /// Takes a token apart; an error says what is malformed.
-    pub(in crate::auth) fn parse(token: &'a str) -> Result<Self, String> {
+    pub fn parse(token: &'a str) -> Result<Self, String> {
         let (header, payload, signed, signature) = parts(token).ok_or("malformed jwt")?;
         let header: Header = serde_json::from_slice(&decoded("header", header)?)
             .map_err(|error| format!("malformed jwt header: {error}"))?;
@@ -117,7 +117,7 @@ impl<'a> Unverified<'a> {
 }
 
 /// Who says to have issued a token, from its payload alone; `None` for what is no token of this kind.
-pub(in crate::auth) fn issuer(token: &str) -> Option<String> {
+pub fn issuer(token: &str) -> Option<String> {
     let (_, payload, _, _) = parts(token)?;
     let issued: Issued = serde_json::from_slice(&decoded("payload", payload).ok()?).ok()?;
     issued.iss

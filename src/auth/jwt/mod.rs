@@ -23,12 +23,12 @@ mod validation;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use compact::Algorithm;
+pub use compact::{Algorithm, Unverified, issuer};
 
 pub use keys::KeysError;
 pub use reload::JwtError;
 
-pub(super) use compact::{Claims, LEEWAY_SECONDS, Unverified, audiences, issuer, time};
+pub(super) use compact::{Claims, LEEWAY_SECONDS, audiences, time};
 pub(super) use fetched_keys::{Awaited, FetchedKeys, RETRY_INTERVAL};
 pub(super) use keys::KeySet;
 pub(super) use reload::start;
