@@ -39,6 +39,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * 250;
 const FRAME_MAX: u32 = 64 * 1024;
 /// Bytes buffered per stream towards the backend.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that were given up here and are remembered until what was on its way on them has come.
+const GIVEN_UP_MAX: usize = 4 * STREAMS_MAX;
 /// Decoded header bytes accepted from a backend; Go's limit.
 const HEADER_LIST_MAX: u32 = 1024 * 1024;
 
@@ -270,6 +272,10 @@ impl Http2 {
             .max_frame_size(FRAME_MAX)
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(HEADER_LIST_MAX)
+            // What still comes on a stream that was given up is nobody's fault: counted as one, as the
+            // library does it over a connection's whole life, it would end that for all its callers.
+            .max_concurrent_reset_streams(GIVEN_UP_MAX)
+            .max_local_error_reset_streams(None)
             .enable_push(false)
             .initial_max_send_streams(STREAMS_UNKNOWN)
             .handshake::<_, Bytes>(stream)

@@ -286,3 +286,26 @@ async fn idle_connections_keep_nobody_from_being_served() {
     drop(idle);
     other.finds_nothing_left(&rig).await;
 }
+
+#[tokio::test]
+async fn large_answers_that_are_given_up_cost_other_callers_nothing() {
+    let mut pair = Pair::start().await;
+    let mut other = pair.rig.alice(Protocol::Http2).await;
+    let mut waiting = other.open(&Ask::get(path("two", "events"))).await;
+    let watch = pair.two.watch().await;
+    // Each time a hundred answers are given up while they are on their way.
+    for round in 1..=20 {
+        let mut client = RawHttp2::connect(&pair.rig, &[(4, 0)]).await;
+        let large = path("two", "large-1000000");
+        let head = |at: u32| Frame::head(2 * at + 1, "GET", &large, END_STREAM);
+        client.send(&(0..100).map(head).collect::<Vec<_>>()).await.unwrap();
+        client.until(&[HEADERS]).await;
+        drop(client);
+        pair.rig.await_metric("portico_endpoint_requests_in_flight", &[], 1.0).await;
+        watch.send(Ok(hyper::body::Frame::data("x".into()))).await.unwrap();
+        assert_eq!(waiting.body.read(1).await, b"x", "round {round}");
+    }
+    drop(watch);
+    waiting.body.collect().await.unwrap();
+    assert_eq!(pair.two.listener.accepted(), 1);
+}
