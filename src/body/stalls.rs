@@ -34,7 +34,8 @@ impl Stalls {
 
 impl Default for Stalls {
     fn default() -> Self {
-        Self::new(Duration::from_secs(60), 128 * 1024 * 1024)
+        // Long enough for somebody who reads a log page by page.
+        Self::new(Duration::from_secs(600), 128 * 1024 * 1024)
     }
 }
 

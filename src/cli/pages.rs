@@ -82,7 +82,7 @@ const FAILURES_END: &str = "
 An answer that breaks off after its head was sent cannot become an error any more: HTTP/2 streams are \
 reset, HTTP/1.1 connections closed before the body's end, so that no client takes a part for the \
 whole. `apiserver_request_aborts_total` counts them with the cause `BackendReset`, `Deadline`, or \
-`ClientStalled` where the client took nothing of its answer for a minute, or too much was waiting for \
+`ClientStalled` where the client took nothing of its answer for ten minutes, or too much was waiting for \
 such clients. In the access log a request whose client went away has the cause `ClientGone`, and the status 499 when nothing \
 had been answered yet.
 ";
