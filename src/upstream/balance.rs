@@ -56,15 +56,18 @@ fn choose_carefully<'a>(
         if endpoint.is_dead() {
             endpoint.want();
         }
-        let rank = match endpoint.death() {
-            Some(fault) if is_slow(fault.hop) => {
-                death = Some(fault);
-                return None;
-            }
-            Some(_) => Rank::Refusing,
-            None if doubt_counts && endpoint.is_doubted() => Rank::Doubted,
-            None if fastrand::u32(..100) >= endpoint.share(slow_start) => Rank::Spared,
-            None => Rank::Well,
+        if let Some(fault) = endpoint.hopeless() {
+            death = Some(fault);
+            return None;
+        }
+        let rank = if endpoint.is_dead() {
+            Rank::Refusing
+        } else if doubt_counts && endpoint.is_doubted() {
+            Rank::Doubted
+        } else if fastrand::u32(..100) >= endpoint.share(slow_start) {
+            Rank::Spared
+        } else {
+            Rank::Well
         };
         // Among equals the order of the list must not decide.
         let key = (tried.contains(&endpoint.id), rank, endpoint.in_flight(), fastrand::u16(..));
@@ -72,11 +75,6 @@ fn choose_carefully<'a>(
     });
     let chosen = ranked.min_by_key(|(key, _)| *key).map(|(_, endpoint)| endpoint);
     chosen.ok_or_else(|| death.unwrap_or_else(|| Hop::NoEndpoints.into()))
-}
-
-/// Faults that take their time: nobody waits for another of the kind.
-fn is_slow(hop: Hop) -> bool {
-    matches!(hop, Hop::ConnectTimeout | Hop::HandshakeTimeout)
 }
 
 #[cfg(test)]

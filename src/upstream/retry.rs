@@ -52,9 +52,9 @@ impl Failed {
     pub(super) fn may_try_again(&self, endpoints: &[Arc<Endpoint>], tried: &Tried) -> bool {
         let again = match self.retry {
             Retry::Never => false,
-            Retry::Elsewhere => {
-                endpoints.iter().any(|other| !tried.contains(&other.id) && !other.is_dead())
-            }
+            Retry::Elsewhere => endpoints
+                .iter()
+                .any(|other| !tried.contains(&other.id) && other.hopeless().is_none()),
             Retry::Anywhere => true,
         };
         again && tried.len() < TRIES_MAX
@@ -87,4 +87,35 @@ impl Failed {
 /// was, for it has no body.
 pub(super) fn is_repeatable(method: &Method, has_body: bool) -> bool {
     method.is_safe() && !has_body
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::upstream::endpoint::for_tests;
+
+    #[test]
+    fn what_could_not_be_sent_goes_to_another_endpoint_unless_that_is_known_to_hang() {
+        let endpoints = for_tests(2);
+        let failed = || Failed::unreachable(Hop::ConnectRefused.into());
+        let mut tried = Tried::new();
+        tried.push(endpoints[0].id);
+        assert!(failed().may_try_again(&endpoints, &tried));
+        // It refused, too, and may be back.
+        assert!(endpoints[1].not_dialled(&Hop::ConnectRefused.into(), Duration::ZERO));
+        assert!(failed().may_try_again(&endpoints, &tried));
+        endpoints[1].not_dialled(&Hop::HandshakeTimeout.into(), Duration::ZERO);
+        assert!(!failed().may_try_again(&endpoints, &tried));
+    }
+
+    #[test]
+    fn only_reads_without_a_body_may_be_carried_out_twice() {
+        let repeatable = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
+        let found: Vec<_> =
+            repeatable.iter().filter(|method| is_repeatable(method, false)).collect();
+        assert_eq!(found, [Method::GET, Method::HEAD]);
+        assert!(!is_repeatable(&Method::GET, true));
+    }
 }

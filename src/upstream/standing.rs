@@ -176,6 +176,13 @@ impl Endpoint {
         self.metrics().dead.set(0);
     }
 
+    /// Why it is of no use to ask it: the last time it took long to say nothing. One that refused at
+    /// once may be back by now, and to ask it costs nothing.
+    pub(super) fn hopeless(&self) -> Option<Fault> {
+        let is_slow = |hop| matches!(hop, Hop::ConnectTimeout | Hop::HandshakeTimeout);
+        self.death().filter(|fault| is_slow(fault.hop))
+    }
+
     /// Why it is dead.
     pub fn death(&self) -> Option<Fault> {
         if !self.is_dead() {
