@@ -235,18 +235,23 @@ func (c *crowd) ask(client *http.Client) {
 	}
 }
 
-// sentAway checks a 429 and says when to come again.
+// sentAway checks a 429, or the 503 of a backend that leaves others no more room, and says when to come again.
 func sentAway(response *http.Response, body []byte) (time.Duration, error) {
 	var status metav1.Status
-	if response.StatusCode != http.StatusTooManyRequests {
-		return 0, fmt.Errorf("neither 200 nor 429: %s: %s", response.Status, body)
+	crowded := response.StatusCode == http.StatusServiceUnavailable && cause(body) == "Overloaded"
+	if response.StatusCode != http.StatusTooManyRequests && !crowded {
+		return 0, fmt.Errorf("neither 200, 429 nor a 503 Overloaded: %s: %s", response.Status, body)
 	}
 	seconds, err := strconv.Atoi(response.Header.Get("Retry-After"))
 	if err != nil || seconds < 1 {
-		return 0, fmt.Errorf("a 429 with Retry-After %q", response.Header.Get("Retry-After"))
+		return 0, fmt.Errorf("a refusal with Retry-After %q", response.Header.Get("Retry-After"))
 	}
-	if err := json.Unmarshal(body, &status); err != nil || status.Code != http.StatusTooManyRequests || status.Reason != metav1.StatusReasonTooManyRequests {
-		return 0, fmt.Errorf("a 429 whose body is no such Status: %s", body)
+	reason := metav1.StatusReasonTooManyRequests
+	if crowded {
+		reason = metav1.StatusReasonServiceUnavailable
+	}
+	if err := json.Unmarshal(body, &status); err != nil || int(status.Code) != response.StatusCode || status.Reason != reason {
+		return 0, fmt.Errorf("a refusal whose body is no such Status: %s", body)
 	}
 	return time.Duration(seconds) * time.Second, nil
 }
