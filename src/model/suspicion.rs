@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use super::fault::Hop;
+
 /// How long requests may wait in silence before the first ping, as a part of the time for a verdict.
 const SILENCE_PARTS: u32 = 4;
 /// Looks at a connection within the time for a verdict.
@@ -129,6 +131,23 @@ pub fn find(patience: &Patience, waited: Duration, dialled: Dialled) -> Finding 
     }
 }
 
+/// Whether an endpoint to which no connection could be made is dead; `lives` where something came
+/// lately on another one. A refusal is its own word; a dial that fails otherwise may have been lost.
+pub fn is_death(hop: Hop, lives: bool) -> bool {
+    match hop {
+        // Not the endpoint's fault.
+        Hop::InvalidCaBundle | Hop::NoSystemRoots => false,
+        Hop::ConnectRefused => true,
+        _ => !lives,
+    }
+}
+
+/// Whether it is of no use to ask a dead endpoint: it takes long to say nothing. One that refuses at
+/// once may be back by now, and to ask it costs nothing.
+pub fn is_hopeless(hop: Hop) -> bool {
+    matches!(hop, Hop::ConnectTimeout | Hop::HandshakeTimeout)
+}
+
 /// Whether doubted endpoints may be avoided: never more than half of them all.
 pub fn may_avoid(doubted: usize, endpoints: usize) -> bool {
     2 * doubted <= endpoints
@@ -216,6 +235,23 @@ mod tests {
         ];
         for (patience, waited, dialled, expected) in cases {
             assert_eq!(find(patience, waited, dialled), expected, "{waited:?} {dialled:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_dial_is_death_unless_the_fault_is_ours_or_others_are_heard() {
+        // (what failed, dead where others are heard, dead where not, hopeless)
+        let cases = [
+            (Hop::ConnectRefused, true, true, false),
+            (Hop::ConnectTimeout, false, true, true),
+            (Hop::HandshakeTimeout, false, true, true),
+            (Hop::UnknownAuthority, false, true, false),
+            (Hop::InvalidCaBundle, false, false, false),
+            (Hop::NoSystemRoots, false, false, false),
+        ];
+        for (hop, with_others, alone, hopeless) in cases {
+            let found = (is_death(hop, true), is_death(hop, false), is_hopeless(hop));
+            assert_eq!(found, (with_others, alone, hopeless), "{hop:?}");
         }
     }
 

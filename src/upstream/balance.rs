@@ -139,6 +139,8 @@ mod tests {
         let endpoints = for_tests(2);
         dies(&endpoints[0], Hop::ConnectRefused);
         endpoints[0].heard();
+        assert!(endpoints[0].is_dead());
+        endpoints[0].dialled(Duration::from_millis(1));
         let its = (0..2000)
             .filter(|_| choose(&endpoints, &[], SLOW_START).unwrap().id == endpoints[0].id)
             .count();

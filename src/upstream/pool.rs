@@ -108,8 +108,8 @@ impl Pool {
     }
 
     /// Sends a request to one of the backend's endpoints and waits for the head of its answer.
-    /// Tried again elsewhere only while the backend provably never acted on it and the body is
-    /// untouched.
+    /// Tried again, elsewhere first, where the backend provably never acted on it, or a read's
+    /// connection was lost, and its body is known from its start (`retry`).
     pub async fn call(
         self: &Arc<Self>,
         backend: &Arc<Backend>,

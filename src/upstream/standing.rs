@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::Config;
 use super::endpoint::Endpoint;
-use crate::model::fault::{Fault, Hop};
-use crate::model::suspicion::{dial_limit, slow_start_percent};
+use crate::model::fault::Fault;
+use crate::model::suspicion::{dial_limit, is_death, is_hopeless, slow_start_percent};
 
 /// Neither answers what is open nor makes new connections.
 const DEAD: u32 = 1;
@@ -75,7 +75,7 @@ impl Endpoint {
     }
 
     /// It neither answers what is open nor makes new connections.
-    pub fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         self.standing.is(DEAD)
     }
 
@@ -100,17 +100,18 @@ impl Endpoint {
         Doubting(&self.standing)
     }
 
-    /// Something came from it just now: it lives.
+    /// Something came from it just now. One that hung lives, then; one that refused connections may
+    /// do so still, and answer on those that it has.
     pub(super) fn heard(&self) {
         let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.standing.heard_ms.store(now.max(1), Ordering::Relaxed);
-        if self.is_dead() {
+        if self.hopeless().is_some() {
             self.revive();
         }
     }
 
     /// True when anything came from it within that time.
-    pub fn heard_within(&self, time: Duration) -> bool {
+    fn heard_within(&self, time: Duration) -> bool {
         let heard = self.standing.heard_ms.load(Ordering::Relaxed);
         heard > 0 && EPOCH.elapsed().saturating_sub(Duration::from_millis(heard)) <= time
     }
@@ -128,14 +129,16 @@ impl Endpoint {
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.standing.dial_us.store(us.max(1), Ordering::Relaxed);
         self.heard();
+        if self.is_dead() {
+            self.revive();
+        }
     }
 
-    /// No connection could be made. It is dead, unless it has others on which something was heard
-    /// within `verdict`; true when it was not dead before.
+    /// No connection could be made; true when that is its death. What was heard on others within
+    /// `verdict` speaks for it.
     pub(super) fn not_dialled(&self, fault: &Fault, verdict: Duration) -> bool {
-        let is_ours = matches!(fault.hop, Hop::InvalidCaBundle | Hop::NoSystemRoots);
         let lives = self.metrics().connections.get() > 0 && self.heard_within(verdict);
-        if is_ours || lives {
+        if !is_death(fault.hop, lives) {
             return false;
         }
         let mut history = self.standing.history();
@@ -169,22 +172,20 @@ impl Endpoint {
         }
     }
 
-    /// It counts as neither dead nor alive: whoever asks next finds out.
+    /// It counts as dead no more: whoever asks next finds out.
     pub(super) fn forget_death(&self) {
         self.standing.history().dead = None;
         self.standing.marks.fetch_and(!DEAD, Ordering::Relaxed);
         self.metrics().dead.set(0);
     }
 
-    /// Why it is of no use to ask it: the last time it took long to say nothing. One that refused at
-    /// once may be back by now, and to ask it costs nothing.
+    /// Why it is of no use to ask it.
     pub(super) fn hopeless(&self) -> Option<Fault> {
-        let is_slow = |hop| matches!(hop, Hop::ConnectTimeout | Hop::HandshakeTimeout);
-        self.death().filter(|fault| is_slow(fault.hop))
+        self.death().filter(|fault| is_hopeless(fault.hop))
     }
 
     /// Why it is dead.
-    pub fn death(&self) -> Option<Fault> {
+    pub(super) fn death(&self) -> Option<Fault> {
         if !self.is_dead() {
             return None;
         }

@@ -25,6 +25,8 @@ const IDLE_LOOKS_MAX: u32 = 40;
 const UNWANTED_MAX: Duration = Duration::from_secs(60);
 /// The first pause before a dead endpoint is dialled anew, as a part of the interval.
 const FIRST_PAUSE_PARTS: u32 = 16;
+/// The longest pause between two dials while a request over HTTP/1.1 waits.
+const HTTP1_DIAL_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How to make another connection of the kind.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ pub(super) async fn watch_over(ping: Option<PingPong>, state: &State, redial: &R
             redial.endpoint.heard();
         }
         let is_suspicious = silence.is_suspicious(&patience, heard, is_open, now);
-        if !(is_suspicious || is_open && redial.endpoint.is_dead()) {
+        if !(is_suspicious || is_open && redial.endpoint.hopeless().is_some()) {
             continue;
         }
         match ask(&mut ping, state, redial, &patience).await {
@@ -204,12 +206,9 @@ pub(super) async fn watch_over_http1(redial: &Redial) -> Fault {
             let text = format!("no answer, and no new connection: {}", fault.detail);
             return Fault::new(Hop::Unresponsive, text);
         }
-        bearable = (2 * bearable).min(HTTP1_DIAL_INTERVAL_MAX.max(patience.silence_max));
+        bearable = (2 * bearable).min(HTTP1_DIAL_PAUSE_MAX);
     }
 }
-
-/// How often an endpoint is dialled at most while a request over HTTP/1.1 waits.
-const HTTP1_DIAL_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Dials a dead endpoint anew until it lives or nobody wants it any more.
 pub(super) fn revive(redial: Redial) {
@@ -217,7 +216,10 @@ pub(super) fn revive(redial: Redial) {
         tokio::select! {
             () = dial_often(&redial) => {}
             () = dial_patiently(&redial) => {}
-            () = unwanted(&redial) => redial.endpoint.forget_death(),
+            () = unwanted(&redial) => {}
+        }
+        if redial.endpoint.is_dead() {
+            redial.endpoint.forget_death();
         }
     }));
 }

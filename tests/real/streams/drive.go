@@ -43,13 +43,9 @@ type drivenReport struct {
 // drive is `streams drive SERVER DIR RATE SECONDS LOGS`: so many requests a second, sent when they are due whatever becomes of
 // those before, of which three of ten create something and have 1 KiB; LOGS is a folder with what the endpoints write.
 func drive(arguments []string) error {
-	rate, err := strconv.Atoi(arguments[2])
-	if err != nil || rate < 1 {
-		return fmt.Errorf("%q is no rate", arguments[2])
-	}
-	seconds, err := strconv.Atoi(arguments[3])
-	if err != nil || seconds < 1 {
-		return fmt.Errorf("%q is no number of seconds", arguments[3])
+	rate, seconds, err := rateAndSeconds(arguments[2:4])
+	if err != nil {
+		return err
 	}
 	clients, err := drivingClients(arguments[1])
 	if err != nil {
@@ -91,6 +87,16 @@ func drive(arguments []string) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(report)
+}
+
+func rateAndSeconds(arguments []string) (rate, seconds int, err error) {
+	if rate, err = strconv.Atoi(arguments[0]); err != nil || rate < 1 {
+		return 0, 0, fmt.Errorf("%q is no rate", arguments[0])
+	}
+	if seconds, err = strconv.Atoi(arguments[1]); err != nil || seconds < 1 {
+		return 0, 0, fmt.Errorf("%q is no number of seconds", arguments[1])
+	}
+	return rate, seconds, nil
 }
 
 func drivingClients(certificates string) ([]*http.Client, error) {

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
@@ -13,13 +12,9 @@ import (
 // steady is `streams steady SERVER DIR RATE SECONDS`: so many small requests a second, sent when they are due whatever becomes of
 // those before, half of them on a connection that is kept and half on new ones. Prints what became of them.
 func steady(arguments []string) error {
-	rate, err := strconv.Atoi(arguments[2])
-	if err != nil || rate < 1 {
-		return fmt.Errorf("%q is no rate", arguments[2])
-	}
-	seconds, err := strconv.Atoi(arguments[3])
-	if err != nil || seconds < 1 {
-		return fmt.Errorf("%q is no number of seconds", arguments[3])
+	rate, seconds, err := rateAndSeconds(arguments[2:4])
+	if err != nil {
+		return err
 	}
 	clients, err := drivingClients(arguments[1])
 	if err != nil {
