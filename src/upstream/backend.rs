@@ -126,7 +126,7 @@ impl Backend {
             resolved: Mutex::new(None),
             resolving: tokio::sync::Mutex::new(()),
             waiting: AtomicUsize::new(0),
-            retries: Mutex::default(),
+            retries: Mutex::new(RetryBudget::new(standing::since_epoch())),
             doubt: AtomicU8::new(0),
             attention: Arc::clone(attention),
             metrics: Arc::clone(metrics),
