@@ -24,7 +24,15 @@
 //!   -> RoutingTable --publish--> proxy, aggregate       -> status of APIServices -> store
 //! ```
 //!
-//! What backends serve is asked by a loop of its own, `aggregate::aggregator::Aggregator::run`:
+//! Whether backends are available is asked by `control::prober::Prober::run`, where callers' answers do
+//! not tell:
+//!
+//! ```text
+//! RoutingTable, endpoints that come, go, die or come back, the clock -> Plan decides whom to ask
+//!   -> round asks, model::probing judges -> control loop
+//! ```
+//!
+//! What they serve is asked by a loop of its own, `aggregate::aggregator::Aggregator::run`:
 //!
 //! ```text
 //! RoutingTable, doubts, the clock -> Known decides whom to ask -> fetch -> Known decides what is shown
@@ -46,7 +54,7 @@
 //! | `upstream` | backends, endpoints, each thread's pool of connections | `tls` |
 //! | `store` | versioned objects with watch history, and their REST API | |
 //! | `aggregate` | asks backends what they serve; one merged discovery of it | `upstream` |
-//! | `control` | the loop, and what it follows: manifests, a cluster | `tls`, `store`, `upstream` |
+//! | `control` | the loop, what it follows: manifests, a cluster; who asks backends whether they are available | `tls`, `store`, `upstream` |
 //! | `proxy` | the pipeline, headers, forwarding, outcome | `auth`, `upstream`, `aggregate`, `store`, `admin` |
 //! | `admin` | health, index, version, metrics, what is inside | `tls`, `upstream` |
 //! | `demo` | two toy extension API servers | `tls` |
@@ -64,7 +72,7 @@
 //!   `auth` makes them.
 //! * A request that ends here ends in a `Rejection`: a code, a reason, one word for its cause.
 //! * A backend that is dead delays no answer that does not need it.
-//! * A request is tried again only while its backend provably never acted on it.
+//! * A request is tried again only where its backend provably never acted on it, or only reads.
 
 pub mod admin;
 pub mod aggregate;

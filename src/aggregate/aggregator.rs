@@ -24,15 +24,13 @@ use crate::runtime::lifecycle::{Readiness, ReadyGuard};
 use crate::runtime::snapshot::{Publisher, View};
 use crate::runtime::tasks::{self, AbortOnDrop};
 use crate::runtime::telemetry::Metrics;
-use crate::upstream::{self, ApiServer, Attention, Backend, Pool, Upstream, Upstreams};
+use crate::upstream::{ApiServer, Attention, Backend, Pool, Upstream, Upstreams};
 
 /// Servers that are asked at a time.
 const ASKED_MAX: usize = 192;
 /// Servers that failed the last time and are asked at a time: however many hang, the others' turn
 /// comes.
 const FAILING_ASKED_MAX: usize = 64;
-/// How long a connection to a server is kept after its answer.
-const CONNECTION_IDLE: Duration = Duration::from_secs(5);
 /// Questions of one moment that begin in a millisecond: begun all at once, their handshakes would end
 /// all at once too, and no server would work on its answer meanwhile.
 const BEGUN_PER_MS: u64 = 2;
@@ -179,12 +177,10 @@ impl Aggregator {
         Ok((aggregator, documents))
     }
 
-    /// Keeps the documents up to date for ever, with connections of its own to the backends; `address`
-    /// is what `/api` names as the server's.
-    pub async fn run(mut self, upstream: upstream::Config, address: SocketAddr) {
+    /// Keeps the documents up to date for ever, over `pool`, which must be of the calling thread;
+    /// `address` is what `/api` names as the server's.
+    pub async fn run(mut self, pool: Arc<Pool>, address: SocketAddr) {
         self.known.serve_at(&address.to_string());
-        // Servers are asked once a minute: their connections are not kept so long.
-        let pool = Pool::new(upstream::Config { idle_timeout: CONNECTION_IDLE, ..upstream });
         let (events, mut happened) = mpsc::channel(EVENTS_MAX);
         let mut asking = Asking {
             fetcher: Arc::new(Fetcher::new(pool, self.config.timeout, self.core.take())),
@@ -396,7 +392,7 @@ mod tests {
             insecure_skip_tls_verify: true,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let config = upstream::Config::default();
+        let config = crate::upstream::Config::default();
         let tls = Arc::default();
         let backend = Arc::new(Backend::new(spec, config, tls, &Arc::default(), &metrics));
         let key = BackendKey::of(&backend);

@@ -11,11 +11,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
-use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT,
-};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -23,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::body::Body;
 use crate::model::accept::{DISCOVERY_JSON, is_aggregated};
+use crate::model::api_service;
 use crate::model::discovery::aggregated::Resource;
 use crate::model::discovery::convert;
 use crate::model::discovery::escape;
@@ -30,15 +29,9 @@ use crate::model::discovery::legacy::ApiResource;
 use crate::model::discovery::parse::{self, AGGREGATED_BYTES_MAX, LEGACY_BYTES_MAX};
 use crate::model::fault::{Fault, Hop};
 use crate::model::routing_table::Entry;
-use crate::upstream::{ApiServer, Backend, Class, Outgoing, Pool, Progress, Upstream};
-
-const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
-const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
-/// Who asks, as upstream does: a lesser identity gets 500 from every server while the core API
-/// server is down.
-const USER: HeaderValue = HeaderValue::from_static("system:kube-aggregator");
-const GROUP: HeaderValue = HeaderValue::from_static("system:masters");
-const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CARGO_PKG_VERSION")));
+use crate::upstream::{
+    ApiServer, Backend, Class, Outgoing, Pool, Progress, Upstream, own_agent, own_identity,
+};
 
 /// Versions of one server whose own documents are asked for at a time.
 const VERSIONS_AT_A_TIME: usize = 16;
@@ -260,7 +253,7 @@ impl Fetcher {
             let mut headers = request_headers(&accept, etag);
             match core {
                 Some(core) => headers.extend(core.authorization().map(|it| (AUTHORIZATION, it))),
-                None => headers.extend([(REMOTE_USER, USER), (REMOTE_GROUP, GROUP)]),
+                None => headers.extend(own_identity()),
             }
             headers
         };
@@ -325,14 +318,8 @@ impl GroupVersion {
         Self { group: Arc::clone(&entry.group), version: Arc::clone(&entry.version) }
     }
 
-    /// `/apis/<group>/<version>`, or `/api/<version>` for the core.
     fn path(&self) -> String {
-        let Self { group, version } = self;
-        if group.is_empty() {
-            format!("/api/{version}")
-        } else {
-            format!("/apis/{group}/{version}")
-        }
+        api_service::path(&self.group, &self.version)
     }
 }
 
@@ -366,7 +353,7 @@ fn read_legacy(body: &[u8], wanted: &GroupVersion) -> Result<Learnt, Fault> {
 fn request_headers(accept: &HeaderValue, etag: Option<&HeaderValue>) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(6);
     headers.insert(ACCEPT, accept.clone());
-    headers.insert(USER_AGENT, AGENT);
+    headers.extend([own_agent()]);
     if let Some(etag) = etag {
         headers.insert(IF_NONE_MATCH, etag.clone());
     }

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use http::Request;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -25,6 +25,7 @@ use crate::aggregate::aggregator::{self, Aggregator, Surroundings};
 use crate::auth::{self, Auth, OwnTokens, Reviews, StartedTokens, Tokens, Trust};
 use crate::body::Body;
 use crate::config::Config;
+use crate::control::prober::{self, Prober};
 use crate::control::watch::{Cluster, Seen, Servers};
 use crate::control::{Control, availability, manifests};
 use crate::frontend::{Context, Frontend, Peer};
@@ -52,6 +53,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(10);
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
 /// How long it may take to give leadership up.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
+/// How long portico keeps connections that it makes for itself: extension API servers are asked less
+/// often than that.
+const OWN_CONNECTION_IDLE: Duration = Duration::from_secs(5);
 /// How often the ending looks at what is left.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 
@@ -77,6 +81,8 @@ pub struct Tuning {
     pub upstream: upstream::Config,
     /// How discovery is kept up to date; where it is kept comes from the flags.
     pub discovery: aggregator::Config,
+    /// When backends are asked whether they are available.
+    pub probes: prober::Config,
 }
 
 /// Starts everything on the calling runtime, which is the control plane's, and on the data-plane
@@ -113,6 +119,10 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
         Surroundings::new(&table, &upstreams, &readiness, &metrics, core_server),
     )
     .context("cannot keep discovery in the data directory")?;
+    let goes_direct = core.as_ref().map(|core| core.goes_direct(trust.clone()));
+    let (reports, reported) = mpsc::channel(prober::REPORTS_MAX);
+    let followed = (tuning.probes, table.clone());
+    let prober = Prober::new(followed, upstreams.attention(), goes_direct, reports, &metrics);
     let (lease, conditions) = write_availability(config, servers.as_ref(), &store, (&seen, &drain));
     inside.cluster = seen.map(|seen| (seen.trust, seen.reported));
     let inquiry = inquiry.map(|inquiry| {
@@ -140,18 +150,40 @@ pub fn start(config: &Config, tuning: Tuning) -> anyhow::Result<Running> {
     let address = frontend.address()?;
     inside.clients.get_or_init(|| frontend.connections_by_thread());
 
-    let expiry = [
-        tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(&metrics))),
-        tasks::spawn_owned("ca-bundles", ca_bundles::run(table_of_bundles)),
-    ];
+    tasks.extend(expiry_tasks(in_use, table_of_bundles, &metrics));
+    let routing = config.routing;
     let control =
-        Control { store: store.clone(), publisher, upstreams, metrics, routing: config.routing };
+        Control { store: store.clone(), publisher, upstreams, metrics, routing, reports: reported };
     tasks.extend(control_tasks(config, control, store, &readiness, cluster));
-    tasks.extend(expiry);
     tasks.extend([conditions, inquiry].into_iter().flatten());
-    tasks.push(tasks::spawn_owned("aggregator", aggregator.run(upstream_config, address)));
+    tasks.extend(asking_tasks(upstream_config, prober, (aggregator, address)));
     let frontend = tasks::spawn("frontend", serve(frontend));
     Ok(Running { address, trigger, frontend, flush, lease, _access_log: kept_log, _tasks: tasks })
+}
+
+/// Who looks when certificates end.
+fn expiry_tasks(
+    in_use: View<Vec<Watched>>,
+    table: View<RoutingTable<Upstream>>,
+    metrics: &Arc<Metrics>,
+) -> [AbortOnDrop; 2] {
+    [
+        tasks::spawn_owned("certificates", expiry::run(in_use, Arc::clone(metrics))),
+        tasks::spawn_owned("ca-bundles", ca_bundles::run(table)),
+    ]
+}
+
+/// Those who ask extension API servers for portico itself, over connections that they share.
+fn asking_tasks(
+    upstream: upstream::Config,
+    prober: Prober,
+    (aggregator, address): (Aggregator, SocketAddr),
+) -> [AbortOnDrop; 2] {
+    let pool = Pool::new(upstream::Config { idle_timeout: OWN_CONNECTION_IDLE, ..upstream });
+    [
+        tasks::spawn_owned("prober", prober.run(Arc::clone(&pool))),
+        tasks::spawn_owned("aggregator", aggregator.run(pool, address)),
+    ]
 }
 
 /// The listener, and what each data-plane thread does.

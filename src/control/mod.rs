@@ -10,6 +10,7 @@ mod directory;
 mod index;
 pub mod manifest_file;
 pub mod manifests;
+pub mod prober;
 pub mod watch;
 
 use std::collections::HashMap;
@@ -19,9 +20,13 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
+use tokio::sync::mpsc;
+
+use crate::model::api_service;
 use crate::model::availability::{Condition, Status, Verdict};
 use crate::model::endpoints::{EndpointRouting, Targets};
 use crate::model::fault::Fault;
+use crate::model::probing::Probed;
 use crate::model::routing_table::{Entry, Remote, Route, RoutingTable};
 use crate::runtime::lifecycle::ReadyGuard;
 use crate::runtime::snapshot::Publisher;
@@ -30,6 +35,7 @@ use crate::store::Store;
 use crate::upstream::{Upstream, Upstreams};
 
 use index::{Decision, Index, Names, Outline};
+use prober::Report;
 
 /// What the loop works with.
 #[derive(Debug)]
@@ -44,6 +50,8 @@ pub struct Control {
     pub metrics: Arc<Metrics>,
     /// How services are reached.
     pub routing: EndpointRouting,
+    /// What backends say when they are asked whether they are available.
+    pub reports: mpsc::Receiver<Vec<Report>>,
 }
 
 impl Control {
@@ -64,6 +72,7 @@ impl Control {
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return },
                 () = &mut loaded, if !complete => complete = true,
+                Some(reports) = reconciler.control.reports.recv() => reconciler.have_probed(reports),
             }
         }
     }
@@ -86,7 +95,9 @@ struct Done {
     outline: Outline,
     fault: Option<Fault>,
     upstream: Option<Upstream>,
-    available: bool,
+    probed: Probed,
+    /// None until anything was said of it.
+    available: Option<bool>,
 }
 
 /// One batch of changes on its way into a table.
@@ -106,6 +117,27 @@ impl Reconciler {
     /// what is missing.
     fn sync(&mut self, complete: bool) {
         let affected = self.affected();
+        self.act(affected, complete);
+    }
+
+    /// Takes in what backends said of those APIServices that are still theirs.
+    fn have_probed(&mut self, reports: Vec<Report>) {
+        let mut affected = Names::new();
+        for Report { name, backend, probed } in reports {
+            let Some(done) = self.done.get_mut(&name) else { continue };
+            let is_its =
+                done.upstream.as_ref().is_some_and(|its| Arc::ptr_eq(&its.backend, &backend));
+            if is_its && !done.probed.says_the_same(&probed) {
+                done.probed = probed;
+                affected.insert(name);
+            }
+        }
+        if !affected.is_empty() {
+            self.act(affected, false);
+        }
+    }
+
+    fn act(&mut self, affected: Names, complete: bool) {
         let table = RoutingTable::clone(&self.control.publisher.current());
         let mut batch = Batch { table, changed: false, conditions: Vec::new() };
         for name in affected {
@@ -139,16 +171,27 @@ impl Reconciler {
     fn route(&mut self, mut batch: Batch, name: &Arc<str>, decision: Decision) -> Batch {
         let Decision { outline, verdict } = decision;
         let before = self.done.remove(name);
-        let was_available = before.as_ref().map(|done| done.available);
-        let available = self.count(name, &verdict.condition, was_available);
         let upstream = self.upstream(name, before.as_ref(), &outline);
+        let probed = probed(before.as_ref(), upstream.as_ref(), &verdict);
+        let verdict = match &outline.backend {
+            Some(spec) => {
+                let path = api_service::path(&outline.group, &outline.version);
+                verdict.asked(&probed, &spec.service, &path)
+            }
+            None => verdict,
+        };
+        let was_available = before.as_ref().and_then(|done| done.available);
+        let available = match &verdict.condition {
+            Some(condition) => Some(self.count(name, condition, was_available)),
+            None => was_available,
+        };
         if let Some(upstream) = &upstream {
             // A service that cannot be reached has no addresses any more.
             let nothing = || Targets::Addresses(Vec::new());
             upstream.set_targets(&verdict.targets.clone().unwrap_or_else(nothing));
         }
         let Verdict { condition, fault, .. } = verdict;
-        batch.conditions.push((Arc::clone(name), condition));
+        batch.conditions.extend(condition.map(|condition| (Arc::clone(name), condition)));
         let same = |done: &Done| done.outline == outline && done.fault == fault;
         if !before.as_ref().is_some_and(same) {
             if let Some(old) = before.as_ref().map(|done| &done.outline)
@@ -160,7 +203,8 @@ impl Reconciler {
             batch.table = batch.table.with(entry);
             batch.changed = true;
         }
-        self.done.insert(Arc::clone(name), Done { outline, fault, upstream, available });
+        let done = Done { outline, fault, upstream, probed, available };
+        self.done.insert(Arc::clone(name), done);
         batch
     }
 
@@ -211,6 +255,14 @@ impl Reconciler {
         }
         batch
     }
+}
+
+/// What is known by asking, as long as it is the same backend, and it has somebody to ask.
+fn probed(before: Option<&Done>, upstream: Option<&Upstream>, verdict: &Verdict) -> Probed {
+    let (Some(before), Some(upstream)) = (before, upstream) else { return Probed::Awaited };
+    let same =
+        before.upstream.as_ref().is_some_and(|its| Arc::ptr_eq(&its.backend, &upstream.backend));
+    if same && verdict.targets.is_some() { before.probed.clone() } else { Probed::Awaited }
 }
 
 fn entry(

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::fault::Hop;
+use crate::model::probing::Failure;
 use crate::runtime::lifecycle::Readiness;
 use crate::runtime::snapshot::View;
 use crate::store::{Change, Key, Kind, Object};
@@ -26,6 +27,7 @@ fn control() -> (Control, View<RoutingTable<Upstream>>) {
     let (publisher, view) = Publisher::new(RoutingTable::default());
     let metrics = Arc::new(Metrics::new().unwrap());
     let control = Control {
+        reports: mpsc::channel(1).1,
         store: Store::new(),
         publisher,
         upstreams: Upstreams::new(crate::upstream::Config::default(), Arc::clone(&metrics)),
@@ -53,6 +55,12 @@ impl Fixture {
             Route::Remote(remote) => remote.fault.as_ref().map(|fault| fault.hop),
             other => panic!("not remote: {other:?}"),
         }
+    }
+
+    /// Its backend says so.
+    fn said(&mut self, name: &str, probed: Probed) {
+        let backend = Arc::clone(&self.reconciler.done[name].upstream.as_ref().unwrap().backend);
+        self.reconciler.have_probed(vec![Report { name: name.into(), backend, probed }]);
     }
 
     fn condition(&self, name: &str) -> String {
@@ -128,6 +136,10 @@ fn each_object_that_comes_or_goes_takes_effect_on_its_api_services() {
     assert_eq!(fixture.fault("g"), Some(Hop::NoEndpoints));
     assert_eq!(fixture.condition("v1.g"), "MissingEndpoints");
     fixture.apply(vec![slice("s-1", "s", true)]);
+    // Requests go there at once; what is written waits for its word.
+    assert_eq!(fixture.fault("g"), None);
+    assert_eq!(fixture.condition("v1.g"), "MissingEndpoints");
+    fixture.said("v1.g", Probed::Passed);
     assert_eq!((fixture.fault("g"), fixture.condition("v1.g").as_str()), (None, "Passed"));
     // A slice that is given to another service leaves the first without endpoints.
     fixture.apply(vec![slice("s-1", "t", true)]);
@@ -156,6 +168,41 @@ fn an_api_service_that_turns_local_or_names_another_service_is_routed_anew() {
 }
 
 #[test]
+fn what_a_backend_says_counts_as_long_as_it_is_the_same_and_has_endpoints() {
+    let mut fixture = fixture();
+    fixture.apply(vec![service("s"), slice("s-1", "s", true), remote("g", "s")]);
+    assert_eq!(fixture.condition("v1.g"), "");
+    fixture.said("v1.g", Probed::Failed(Failure::Status(403)));
+    assert_eq!(fixture.fault("g"), Some(Hop::ProbeForbidden));
+    assert_eq!(fixture.condition("v1.g"), "FailedDiscoveryCheck");
+    // The same in other words publishes no table.
+    let down = |detail: &'static str| {
+        Probed::Failed(Failure::Fault(Fault::new(Hop::ConnectRefused, detail)))
+    };
+    fixture.said("v1.g", down("a"));
+    let before = fixture.view.load();
+    fixture.said("v1.g", down("b"));
+    assert!(Arc::ptr_eq(&before, &fixture.view.load()));
+    assert_eq!(fixture.fault("g"), Some(Hop::ConnectRefused));
+    // Other endpoints at a time change nothing, none and then some do: that is another place.
+    fixture.apply(vec![slice("s-2", "s", true)]);
+    assert_eq!(fixture.fault("g"), Some(Hop::ConnectRefused));
+    fixture.apply(vec![slice("s-1", "s", false), slice("s-2", "s", false)]);
+    assert_eq!(fixture.fault("g"), Some(Hop::NoEndpoints));
+    fixture.apply(vec![slice("s-1", "s", true)]);
+    assert_eq!(fixture.fault("g"), None);
+    // Another backend's word does not count.
+    fixture.apply(vec![remote("h", "t")]);
+    let backend = Arc::clone(&fixture.reconciler.done["v1.h"].upstream.as_ref().unwrap().backend);
+    fixture.reconciler.have_probed(vec![Report {
+        name: "v1.g".into(),
+        backend,
+        probed: down("c"),
+    }]);
+    assert_eq!(fixture.fault("g"), None);
+}
+
+#[test]
 fn the_own_group_is_never_routed() {
     let mut fixture = fixture();
     fixture.apply(vec![api_service("apiregistration.k8s.io", &Value::Null)]);
@@ -175,6 +222,7 @@ fn metrics_count_the_loss_of_availability_and_go_with_the_api_service() {
     assert_eq!(lost(&fixture), [0, 0]);
     assert_eq!(fixture.metrics.unavailable.with_label_values(&["v1.g"]).get().to_string(), "1");
     fixture.apply(vec![service("s"), slice("s-1", "s", true)]);
+    fixture.said("v1.g", Probed::Passed);
     assert_eq!(fixture.metrics.unavailable.with_label_values(&["v1.g"]).get().to_string(), "0");
     fixture.apply(vec![slice("s-1", "s", false)]);
     assert_eq!(lost(&fixture), [0, 1]);
@@ -215,6 +263,7 @@ fn statuses_and_endpoints_alone_publish_no_table() {
 fn an_api_service_that_is_made_anew_has_its_condition_again() {
     let mut fixture = fixture();
     fixture.apply(vec![service("s"), slice("s-1", "s", true), remote("g", "s")]);
+    fixture.said("v1.g", Probed::Passed);
     let before = fixture.view.load();
     fixture.apply(vec![Change::Delete(Key::api_service("v1.g")), remote("g", "s")]);
     assert_eq!(fixture.condition("v1.g"), "Passed");

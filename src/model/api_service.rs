@@ -35,6 +35,11 @@ pub fn name(group: &str, version: &str) -> String {
     format!("{version}.{group}")
 }
 
+/// What is below a version: `/apis/<group>/<version>`, or `/api/<version>` for the core.
+pub fn path(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
+}
+
 /// The service that an APIService names, with the default port.
 pub fn service_of(spec: &APIServiceSpec) -> Option<ServicePort> {
     let service = spec.service.as_ref()?;

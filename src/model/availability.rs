@@ -15,6 +15,7 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIServiceCond
 
 use super::endpoints::{EndpointRouting, ServiceType, Targets, find_port, resolve};
 use super::fault::{Fault, Hop, ServicePort};
+use super::probing::Probed;
 
 /// The only type of condition an APIService has.
 pub const AVAILABLE: &str = "Available";
@@ -92,18 +93,38 @@ pub struct Facts<'a> {
 /// The decision about one APIService.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// What is written to the object's status.
-    pub condition: Condition,
-    /// Where its requests go: none for a local APIService and for one with a fault.
+    /// What is written to the object's status; none until its backend has been asked.
+    pub condition: Option<Condition>,
+    /// Where its requests go: none for a local APIService, and where nobody can be asked.
     pub targets: Option<Targets>,
     /// What its callers are answered with; none when it can be reached.
     pub fault: Option<Fault>,
 }
 
-/// Decides; first failing check wins.
+impl Verdict {
+    /// With what its backend said when it was asked for `path`, where there is somebody to ask. Until
+    /// then requests go there: what they find is as good.
+    #[must_use]
+    pub fn asked(self, probed: &Probed, service: &ServicePort, path: &str) -> Self {
+        if self.targets.is_none() {
+            return self;
+        }
+        match probed {
+            Probed::Unasked | Probed::Passed => self,
+            Probed::Awaited => Self { condition: None, ..self },
+            Probed::Failed(failure) => {
+                let message = failure.message(service, path);
+                let condition = Condition::failed("FailedDiscoveryCheck", message);
+                Self { condition: Some(condition), fault: Some(failure.fault()), ..self }
+            }
+        }
+    }
+}
+
+/// Decides by the objects; first failing check wins.
 pub fn decide(facts: &Facts<'_>) -> Verdict {
     let Some(service_ref) = facts.service_ref else {
-        return Verdict { condition: Condition::local(), targets: None, fault: None };
+        return Verdict { condition: Some(Condition::local()), targets: None, fault: None };
     };
     let by = |routing| resolve(service_ref, facts.service, facts.slices, routing);
     if needs_endpoints(facts)
@@ -113,7 +134,8 @@ pub fn decide(facts: &Facts<'_>) -> Verdict {
     }
     match by(facts.routing) {
         Ok(targets) => {
-            Verdict { condition: Condition::passed(), targets: Some(targets), fault: None }
+            let condition = Some(Condition::passed());
+            Verdict { condition, targets: Some(targets), fault: None }
         }
         // Upstream's probe fails with the resolver's own words.
         Err(fault) => {
@@ -124,7 +146,7 @@ pub fn decide(facts: &Facts<'_>) -> Verdict {
 }
 
 fn unavailable(condition: Condition, fault: Fault) -> Verdict {
-    Verdict { condition, targets: None, fault: Some(fault) }
+    Verdict { condition: Some(condition), targets: None, fault: Some(fault) }
 }
 
 /// Upstream looks at endpoints for the type ClusterIP only; who routes to endpoints needs them for
@@ -193,6 +215,7 @@ pub fn set_condition(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::probing::Failure;
     use serde_json::{Value, json};
 
     fn service(spec: &Value) -> Service {
@@ -236,7 +259,7 @@ mod tests {
         (status, reason, message): (Status, &str, &str),
     ) {
         let verdict = decided(service, slices, routing);
-        let condition = &verdict.condition;
+        let condition = verdict.condition.as_ref().unwrap();
         assert_eq!((condition.status, condition.reason), (status, reason));
         assert_eq!(condition.message, message);
         assert_eq!(verdict.fault.is_none(), status == Status::True);
@@ -301,7 +324,35 @@ mod tests {
             routing: EndpointRouting::ClusterIp,
         };
         let verdict = decide(&facts);
-        assert_eq!((verdict.condition, verdict.fault), (Condition::local(), None));
+        assert_eq!((verdict.condition, verdict.fault), (Some(Condition::local()), None));
+    }
+
+    #[test]
+    fn the_backends_word_counts_where_it_can_be_asked() {
+        let service_ref = ServicePort { namespace: "foo".into(), name: "bar".into(), port: 1234 };
+        let (service, slice) = (cluster_ip(1234), slice(true, "testPort"));
+        let decided = |probed: &Probed, slices: &[&EndpointSlice]| {
+            let facts = Facts {
+                service_ref: Some(&service_ref),
+                service: Some(&service),
+                slices,
+                routing: EndpointRouting::Endpoints,
+            };
+            decide(&facts).asked(probed, &service_ref, "/apis/g/v1")
+        };
+        let awaited = decided(&Probed::Awaited, &[&slice]);
+        assert_eq!((awaited.condition, awaited.fault), (None, None));
+        assert_eq!(decided(&Probed::Unasked, &[&slice]).condition, Some(Condition::passed()));
+        let failed = Probed::Failed(Failure::Status(403));
+        let refused = decided(&failed, &[&slice]);
+        let url = "https://bar.foo.svc:1234/apis/g/v1";
+        let text = format!("failing or missing response from {url}: bad status from {url}: 403");
+        assert_eq!(refused.condition, Some(Condition::failed("FailedDiscoveryCheck", text)));
+        assert_eq!(refused.fault.map(|fault| fault.hop), Some(Hop::ProbeForbidden));
+        // It is asked on there.
+        assert!(refused.targets.is_some());
+        let nowhere = decided(&failed, &[]);
+        assert_eq!(nowhere.condition.unwrap().reason, "EndpointsNotFound");
     }
 
     #[test]

@@ -115,13 +115,21 @@ pub enum Hop {
     InvalidDiscovery,
     /// The backend has not told its resources yet.
     DiscoveryNotFetched,
+    /// The probe whether the APIService is available was answered with 401.
+    ProbeUnauthorized,
+    /// That probe was answered with 403.
+    ProbeForbidden,
+    /// That probe was answered with this status, which is none of the 2xx.
+    ProbeRefused(u16),
+    /// That probe was not answered in time.
+    ProbeTimeout,
     /// kube-apiserver, or what stands before it, did not answer the question as whom it takes callers.
     ReviewRefused,
 }
 
 impl Hop {
     /// Every fault there is, for documents and their tests.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::ServiceNotFound,
         Self::ServicePortNotFound,
         Self::ServiceNotRoutable,
@@ -153,6 +161,10 @@ impl Hop {
         Self::DiscoveryRefused,
         Self::InvalidDiscovery,
         Self::DiscoveryNotFetched,
+        Self::ProbeUnauthorized,
+        Self::ProbeForbidden,
+        Self::ProbeRefused(500),
+        Self::ProbeTimeout,
         Self::ReviewRefused,
     ];
 
@@ -190,6 +202,10 @@ impl Hop {
             Self::DiscoveryRefused => "DiscoveryRefused",
             Self::InvalidDiscovery => "InvalidDiscovery",
             Self::DiscoveryNotFetched => "DiscoveryNotFetched",
+            Self::ProbeUnauthorized => "ProbeUnauthorized",
+            Self::ProbeForbidden => "ProbeForbidden",
+            Self::ProbeRefused(_) => "ProbeRefused",
+            Self::ProbeTimeout => "ProbeTimeout",
             Self::ReviewRefused => "ReviewRefused",
         }
     }
@@ -249,22 +265,21 @@ impl Hop {
             Self::Redirect => {
                 "the backend attempted to redirect this request, which is not permitted".to_owned()
             }
-            // Upstream's words (`upgradeaware.go`).
-            Self::InvalidUpgrade(status) => {
-                format!("invalid upgrade response: status code {status}")
-            }
-            Self::WrongUpgrade => {
-                format!("{service} switched to a protocol that was not asked for")
-            }
-            Self::ProtocolError
+            Self::InvalidUpgrade(_)
+            | Self::WrongUpgrade
+            | Self::ProtocolError
             | Self::BackendReset
             | Self::Deadline
             | Self::Unresponsive
             | Self::Overloaded => self.sentence_of_exchange(service),
-            Self::DiscoveryRefused | Self::InvalidDiscovery | Self::DiscoveryNotFetched => {
-                self.sentence_of_discovery(service)
-            }
-            Self::ReviewRefused => format!("{service} does not say as whom it takes callers"),
+            Self::DiscoveryRefused
+            | Self::InvalidDiscovery
+            | Self::DiscoveryNotFetched
+            | Self::ReviewRefused => self.sentence_of_answer(service),
+            Self::ProbeUnauthorized
+            | Self::ProbeForbidden
+            | Self::ProbeRefused(_)
+            | Self::ProbeTimeout => self.sentence_of_probe(service),
         }
     }
 
@@ -279,6 +294,13 @@ impl Hop {
 
     fn sentence_of_exchange(self, service: &ServicePort) -> String {
         match self {
+            // Upstream's words (`upgradeaware.go`).
+            Self::InvalidUpgrade(status) => {
+                format!("invalid upgrade response: status code {status}")
+            }
+            Self::WrongUpgrade => {
+                format!("{service} switched to a protocol that was not asked for")
+            }
             Self::ProtocolError => format!("{service} broke the HTTP protocol"),
             Self::BackendReset => format!("{service} closed the connection before it answered"),
             Self::Deadline => format!("{service} did not answer within the deadline"),
@@ -328,8 +350,25 @@ impl Hop {
         }
     }
 
-    fn sentence_of_discovery(self, service: &ServicePort) -> String {
+    fn sentence_of_probe(self, service: &ServicePort) -> String {
+        let asked = format!("{service} was asked whether it is available");
         match self {
+            Self::ProbeUnauthorized => format!(
+                "{asked}, and answered 401: it does not take the proxy-client certificate for a front \
+                 proxy's (check its requestheader-client-ca-file and requestheader-allowed-names)"
+            ),
+            Self::ProbeForbidden => format!(
+                "{asked}, and answered 403: it does not let system:kube-aggregator of system:masters \
+                 read its discovery"
+            ),
+            Self::ProbeRefused(status) => format!("{asked}, and answered {status}"),
+            _ => format!("{asked}, and did not answer in time"),
+        }
+    }
+
+    fn sentence_of_answer(self, service: &ServicePort) -> String {
+        match self {
+            Self::ReviewRefused => format!("{service} does not say as whom it takes callers"),
             Self::DiscoveryRefused => format!("{service} answered its discovery with an error"),
             Self::InvalidDiscovery => format!("the discovery of {service} cannot be read"),
             _ => format!("the resources of {service} are not known yet"),

@@ -18,6 +18,7 @@ pub mod impersonation;
 pub mod list_options;
 pub mod negotiated;
 pub mod order;
+pub mod probing;
 pub mod query;
 pub mod rejection;
 pub mod remedy;

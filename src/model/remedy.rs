@@ -69,6 +69,9 @@ pub fn of_hop(hop: Hop) -> &'static str {
         | Hop::InvalidDiscovery
         | Hop::DiscoveryNotFetched
         | Hop::ReviewRefused => of_answer(hop),
+        Hop::ProbeUnauthorized | Hop::ProbeForbidden | Hop::ProbeRefused(_) | Hop::ProbeTimeout => {
+            of_probe(hop)
+        }
     }
 }
 
@@ -85,6 +88,27 @@ fn of_exchange(hop: Hop) -> &'static str {
         _ => {
             "The backend's process, or its node, is frozen or cut off: look at its CPU limits, the node \
              and the network. It is dialled anew at least each second."
+        }
+    }
+}
+
+fn of_probe(hop: Hop) -> &'static str {
+    match hop {
+        Hop::ProbeUnauthorized => {
+            "The backend takes portico for nobody: put the authority of `--proxy-client-cert-file` into \
+             its `--requestheader-client-ca-file` (it may have been rotated), and the certificate's name \
+             into its `--requestheader-allowed-names`. `portico doctor` tries both."
+        }
+        Hop::ProbeForbidden => {
+            "The backend refuses `system:kube-aggregator` of `system:masters`: look at its authorization, \
+             which must let that group read `/apis`."
+        }
+        Hop::ProbeRefused(_) => {
+            "See the backend's own log: it answers `/apis/<group>/<version>` with an error. It is asked \
+             again after half a second, then after twice as long each time, up to 10 s."
+        }
+        _ => {
+            "The backend answers connections and not its own discovery: it hangs, or is far too slow."
         }
     }
 }

@@ -2,7 +2,7 @@
 //! share about it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,18 +44,28 @@ pub struct Backend {
     waiting: AtomicUsize,
     retries: Mutex<RetryBudget>,
     doubt: AtomicU8,
+    wants_probe: AtomicBool,
     attention: Arc<Attention>,
     metrics: Arc<Metrics>,
 }
 
-/// Wakes whoever keeps what backends serve, when one may serve something else than is known.
+/// Wakes whoever keeps what backends serve when one may serve something else than is known, and
+/// whoever looks whether they are available when that may have changed.
 #[derive(Debug, Default)]
-pub struct Attention(Notify);
+pub struct Attention {
+    doubts: Notify,
+    probes: Notify,
+}
 
 impl Attention {
     /// Waits until a backend is in doubt; those that are say so ([`Backend::doubted`]).
     pub async fn wanted(&self) {
-        self.0.notified().await;
+        self.doubts.notified().await;
+    }
+
+    /// Waits until a backend is to be probed; those that are say so ([`Backend::takes_probe`]).
+    pub async fn probes_wanted(&self) {
+        self.probes.notified().await;
     }
 }
 
@@ -128,6 +138,7 @@ impl Backend {
             waiting: AtomicUsize::new(0),
             retries: Mutex::new(RetryBudget::new(standing::since_epoch())),
             doubt: AtomicU8::new(0),
+            wants_probe: AtomicBool::new(false),
             attention: Arc::clone(attention),
             metrics: Arc::clone(metrics),
         }
@@ -136,7 +147,7 @@ impl Backend {
     /// What it serves may be other than what is known of it.
     pub fn doubt(&self, why: Doubt) {
         if self.doubt.fetch_max(why as u8, Ordering::Relaxed) < why as u8 {
-            self.attention.0.notify_one();
+            self.attention.doubts.notify_one();
         }
     }
 
@@ -144,6 +155,18 @@ impl Backend {
     pub fn doubted(&self) -> Option<Doubt> {
         let found = self.doubt.load(Ordering::Relaxed);
         [Doubt::UnknownResource, Doubt::Moved].into_iter().find(|doubt| *doubt as u8 == found)
+    }
+
+    /// Whether it is available may have changed: an endpoint came or went, died or came back.
+    pub(super) fn want_probe(&self) {
+        if !self.wants_probe.swap(true, Ordering::Relaxed) {
+            self.attention.probes.notify_one();
+        }
+    }
+
+    /// True when it is to be probed, once.
+    pub fn takes_probe(&self) -> bool {
+        self.wants_probe.load(Ordering::Relaxed) && self.wants_probe.swap(false, Ordering::Relaxed)
     }
 
     /// What it serves is asked for now.
@@ -172,6 +195,7 @@ impl Backend {
         self.destination.store(Arc::new(Destination { targets: targets.clone(), endpoints }));
         *self.lock_resolved() = None;
         self.doubt(Doubt::Moved);
+        self.want_probe();
     }
 
     /// Its endpoints as far as they are known, without asking the DNS.
@@ -226,7 +250,7 @@ impl Backend {
 
     /// The endpoints now. An external name's answer that is too old is used all the same while the
     /// DNS is asked again; only where there is none yet does the request wait.
-    pub(super) async fn endpoints(self: &Arc<Self>) -> Result<Endpoints, Fault> {
+    pub async fn endpoints(self: &Arc<Self>) -> Result<Endpoints, Fault> {
         let destination = self.destination.load_full();
         let found = match &destination.targets {
             Targets::Addresses(_) => Arc::clone(&destination.endpoints),

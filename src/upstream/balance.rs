@@ -138,9 +138,9 @@ mod tests {
     fn one_that_came_back_gets_a_part_of_its_share_and_all_where_it_is_alone() {
         let endpoints = for_tests(2);
         dies(&endpoints[0], Hop::ConnectRefused);
-        endpoints[0].heard();
+        assert!(!endpoints[0].heard());
         assert!(endpoints[0].is_dead());
-        endpoints[0].dialled(Duration::from_millis(1));
+        assert!(endpoints[0].dialled(Duration::from_millis(1)));
         let its = (0..2000)
             .filter(|_| choose(&endpoints, &[], SLOW_START).unwrap().id == endpoints[0].id)
             .count();

@@ -124,7 +124,7 @@ impl Drop for Place {
 }
 
 /// The endpoints of a backend as a request finds them.
-pub(super) type Endpoints = Arc<[Arc<Endpoint>]>;
+pub type Endpoints = Arc<[Arc<Endpoint>]>;
 
 /// Endpoints of one service, for tests of the modules beside.
 #[cfg(test)]

@@ -6,8 +6,8 @@
 //! `switch` is the request
 //! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
 //! which TLS configuration a handshake is made. `watchdog` asks silent connections whether they
-//! live, and dials the dead anew; `standing` is what is held against an endpoint. An `api_server` is a backend, too, as its
-//! `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
+//! live, and dials the dead anew; `standing` is what is held against an endpoint; `probe` asks one
+//! whether it answers. An `api_server` is a backend, too, as its `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
 
 pub mod api_server;
 mod backend;
@@ -21,6 +21,7 @@ mod exchange;
 mod kube_client;
 pub mod kubeconfig;
 mod pool;
+mod probe;
 mod retry;
 mod server_upstream;
 mod shared_tls;
@@ -39,11 +40,12 @@ pub use ca_bundles::CaBundle;
 pub use connection::Lease;
 pub use describe::{BackendState, ConnectionState, EndpointState, Pools, SlotState, ThreadState};
 pub use dial::{DialTimes, Noted, Watched, connect_hop, hop_of_tls, tls_hop};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, Endpoints};
 pub use exchange::{Answer, Outgoing, Progress, Retried};
 pub use kube_client::kube_clients;
 pub use kubeconfig::{Access, KubeconfigError, Source};
 pub use pool::Pool;
+pub use probe::{own_agent, own_identity};
 pub use server_upstream::ServerUpstream;
 pub use shared_tls::SharedTls;
 pub use slot::Class;

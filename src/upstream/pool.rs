@@ -160,7 +160,8 @@ impl Pool {
         Some(kept)
     }
 
-    async fn attempt(
+    /// One try at one endpoint.
+    pub(super) async fn attempt(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
         endpoint: &Arc<Endpoint>,
@@ -329,9 +330,14 @@ impl Pool {
         let begun = Instant::now();
         let made = self.make(backend, endpoint, key, limit).await;
         match &made {
-            Ok(()) => endpoint.dialled(begun.elapsed()),
+            Ok(()) => {
+                if endpoint.dialled(begun.elapsed()) {
+                    backend.want_probe();
+                }
+            }
             Err(fault) => {
                 if endpoint.not_dialled(fault, self.config.verdict_after) {
+                    backend.want_probe();
                     revive(Redial::new(self, backend, endpoint, key));
                 }
             }

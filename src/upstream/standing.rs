@@ -75,7 +75,7 @@ impl Endpoint {
     }
 
     /// It neither answers what is open nor makes new connections.
-    pub(super) fn is_dead(&self) -> bool {
+    pub fn is_dead(&self) -> bool {
         self.standing.is(DEAD)
     }
 
@@ -100,14 +100,21 @@ impl Endpoint {
         Doubting(&self.standing)
     }
 
-    /// Something came from it just now. One that hung lives, then; one that refused connections may
-    /// do so still, and answer on those that it has.
-    pub(super) fn heard(&self) {
+    /// Something came from it just now. One that hung lives, then, which is true when this is news; one
+    /// that refused connections may do so still, and answer on those that it has.
+    pub(super) fn heard(&self) -> bool {
         let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.standing.heard_ms.store(now.max(1), Ordering::Relaxed);
-        if self.hopeless().is_some() {
+        let is_news = self.hopeless().is_some();
+        if is_news {
             self.revive();
         }
+        is_news
+    }
+
+    /// When anything was heard of it last, on a clock of its own; 0 for never.
+    pub fn heard_ms(&self) -> u64 {
+        self.standing.heard_ms.load(Ordering::Relaxed)
     }
 
     /// True when anything came from it within that time.
@@ -124,14 +131,15 @@ impl Endpoint {
         }
     }
 
-    /// A connection was made, in that time.
-    pub(super) fn dialled(&self, time: Duration) {
+    /// A connection was made, in that time; true when it was dead until now.
+    pub(super) fn dialled(&self, time: Duration) -> bool {
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.standing.dial_us.store(us.max(1), Ordering::Relaxed);
-        self.heard();
-        if self.is_dead() {
+        let was_dead = self.is_dead();
+        if !self.heard() && was_dead {
             self.revive();
         }
+        was_dead
     }
 
     /// No connection could be made; true when that is its death. What was heard on others within

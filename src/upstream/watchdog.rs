@@ -56,6 +56,15 @@ impl Redial {
         &self.endpoint
     }
 
+    /// Something came from the endpoint.
+    fn heard(&self) {
+        if self.endpoint.heard()
+            && let Some(backend) = self.backend.upgrade()
+        {
+            backend.want_probe();
+        }
+    }
+
     /// None when the program, or this thread, ends.
     fn patience(&self) -> Option<Patience> {
         let pool = self.pool.upgrade()?;
@@ -107,7 +116,7 @@ pub(super) async fn watch_over(ping: Option<PingPong>, state: &State, redial: &R
         idle_looks = if is_open { 0 } else { idle_looks + 1 };
         if heard != state.reads() {
             heard = state.reads();
-            redial.endpoint.heard();
+            redial.heard();
         }
         let is_suspicious = silence.is_suspicious(&patience, heard, is_open, now);
         if !(is_suspicious || is_open && redial.endpoint.hopeless().is_some()) {
@@ -116,7 +125,7 @@ pub(super) async fn watch_over(ping: Option<PingPong>, state: &State, redial: &R
         match ask(&mut ping, state, redial, &patience).await {
             Asked::Answered => {
                 heard = state.reads();
-                redial.endpoint.heard();
+                redial.heard();
                 silence.answered(&patience, heard, now);
             }
             Asked::Ended => return std::future::pending().await,
@@ -161,7 +170,7 @@ async fn ask(ping: &mut PingPong, state: &State, redial: &Redial, patience: &Pat
         if heard != state.reads() {
             // The pong is behind something large.
             (heard, waited) = (state.reads(), Duration::ZERO);
-            redial.endpoint.heard();
+            redial.heard();
             continue;
         }
         if doubt.is_none() {

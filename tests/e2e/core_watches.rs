@@ -9,7 +9,9 @@ use crate::backend::{Backend, HTTP2};
 use crate::client::{Ask, Client, Protocol};
 use crate::core_backend::{Core, Manner, await_direct, token};
 use crate::pki::{NAMESPACE, PKI};
-use crate::rig::{Rig, Setup, api_service, api_service_with, eventually, path, service, slices};
+use crate::rig::{
+    Rig, Setup, api_service, api_service_with, eventually, path, probing, service, slices,
+};
 
 const CLIENT_CA: &str = "client-ca-file";
 const FRONT_PROXY_CA: &str = "requestheader-client-ca-file";
@@ -119,7 +121,7 @@ async fn watches_that_end_at_once_are_resumed_less_and_less_often() {
 
 #[tokio::test]
 async fn an_api_service_in_another_namespace_is_the_cores_until_its_service_is_seen() {
-    let (core, two, rig) = routed(|setup| setup).await;
+    let (core, two, rig) = routed(|setup| setup.edit(probing)).await;
     let one = Backend::start("one", HTTP2);
     let elsewhere = |text: &str| text.replace(NAMESPACE, "elsewhere");
     core.cluster.refuse(Some(503));
@@ -134,6 +136,7 @@ async fn an_api_service_in_another_namespace_is_the_cores_until_its_service_is_s
     assert_eq!(rig.metric("aggregator_unavailable_apiservice", &labels).await, None);
     core.cluster.refuse(None);
     await_direct(&rig, &path("one", "things"), &one).await;
+    rig.await_some("aggregator_unavailable_apiservice", &labels).await;
     assert_eq!(rig.metric("aggregator_unavailable_apiservice", &labels).await, Some(0.0));
     assert_eq!(rig.metric("aggregator_unavailable_apiservice_total", &labels).await, None);
     // The other way about: its namespace goes on being watched until the new one is.
@@ -388,7 +391,7 @@ async fn what_the_cluster_says_of_an_api_service_is_shown_and_not_obeyed() {
 async fn one_of_several_writes_conditions_and_another_follows_when_it_ends() {
     let (core, two) = (Core::start(Manner::Believes), Backend::start("two", HTTP2));
     core.cluster.apply(&objects("two", &[&two]));
-    let launch = || core.setup(&token()).flag("--write-availability").launch();
+    let launch = || core.setup(&token()).flag("--write-availability").edit(probing).launch();
     let first = launch();
     let written = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
     eventually("written", async || condition(&core, "two") == written("True", "Passed")).await;

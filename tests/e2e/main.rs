@@ -30,6 +30,7 @@ mod switch_backend;
 mod access_log;
 mod access_reviews;
 mod admin;
+mod availability;
 mod bench;
 mod bench_fleet;
 mod core;

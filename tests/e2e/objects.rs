@@ -2,15 +2,23 @@
 
 use serde_json::Value;
 
+use crate::availability::await_condition;
 use crate::client::{Ask, BOTH, Incoming, Protocol};
 use crate::proxying::Pair;
-use crate::rig::{Setup, api_service};
+use crate::rig::{Setup, api_service, probing};
 
 const APISERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
+/// Both backends, one of which is known to be available.
+async fn available() -> Pair {
+    let pair = Pair::start_with(Setup::new().edit(probing)).await;
+    await_condition(&pair.rig, "v1.two.example.com", "True", "Passed").await;
+    pair
+}
+
 #[tokio::test]
 async fn objects_are_read_one_by_one_and_as_a_list() {
-    let pair = Pair::start().await;
+    let pair = available().await;
     for protocol in BOTH {
         let mut client = pair.rig.alice(protocol).await;
         let one = client.get(&format!("{APISERVICES}/v1.two.example.com")).await.json();
@@ -38,7 +46,7 @@ async fn objects_are_read_one_by_one_and_as_a_list() {
 
 #[tokio::test]
 async fn objects_come_as_tables_and_in_yaml() {
-    let pair = Pair::start().await;
+    let pair = available().await;
     let mut client = pair.rig.alice(Protocol::Http2).await;
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     let answer = client.send(&Ask::get(APISERVICES).header("accept", table)).await.json();

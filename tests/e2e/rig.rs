@@ -11,6 +11,7 @@ use clap::Parser as _;
 use portico::aggregate::aggregator;
 use portico::app::{self, Running, Tuning};
 use portico::config::{Config, Flags};
+use portico::control::prober;
 use portico::model::discovery::schedule::Schedule;
 use portico::tls::pki::PemPair;
 use tempfile::TempDir;
@@ -155,13 +156,31 @@ impl Setup {
     }
 }
 
-/// Backends are not asked what they serve unless a test is about that: it would stand among the
-/// requests and connections that others count.
+/// Backends are not asked what they serve, nor whether they are available, unless a test is about
+/// that: it would stand among the requests and connections that others count.
 fn quiet() -> Tuning {
     let schedule = Schedule { settle: Duration::from_secs(3600), ..Schedule::default() };
     let discovery =
         aggregator::Config { schedule, start_timeout: Duration::ZERO, ..Default::default() };
-    Tuning { discovery, ..Tuning::default() }
+    let probes = prober::Config { schedule, ..Default::default() };
+    Tuning { discovery, probes, ..Tuning::default() }
+}
+
+/// Backends are asked whether they are available when something changes, and soon again when they
+/// failed.
+pub(crate) fn probing(_: &mut Config, tuning: &mut Tuning) {
+    tuning.upstream.verdict_after = Duration::from_millis(200);
+    tuning.upstream.revival_interval = Duration::from_millis(50);
+    tuning.probes = prober::Config {
+        schedule: Schedule {
+            settle: Duration::ZERO,
+            refresh: Duration::from_secs(3600),
+            backoff: Duration::from_millis(20),
+            backoff_max: Duration::from_millis(100),
+        },
+        first_after: Duration::ZERO,
+        timeout: Duration::from_secs(2),
+    };
 }
 
 impl Rig {

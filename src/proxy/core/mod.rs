@@ -154,17 +154,20 @@ impl Core {
         }
     }
 
+    /// Tells whether requests for extension API servers go to these directly, as far as that is known.
+    pub fn goes_direct(&self, trust: View<Trust>) -> Box<dyn Fn() -> bool + Send> {
+        let (standing, takes_remotes) = (self.standing.clone(), Arc::clone(&self.takes_remotes));
+        Box::new(move || {
+            is_settled(&standing.load(), &trust.load()) && !takes_remotes.load(Ordering::Relaxed)
+        })
+    }
+
     fn metrics(&self) -> &Arc<RouteMetrics> {
         self.server.metrics()
     }
 
-    /// True when nothing is awaited that tells how callers are told.
     fn is_settled(&self, trust: &Trust) -> bool {
-        match &*self.standing.load() {
-            Standing::Unknown(fault) => fault.is_some(),
-            Standing::FrontProxy => !trust.may_leak_identity,
-            Standing::Impersonate => true,
-        }
+        is_settled(&self.standing.load(), trust)
     }
 
     /// Waits for the first answers, which come right after the start where the core is there: who is
@@ -273,6 +276,15 @@ impl Connection {
             core.doubt.notify_one();
         }
         answer
+    }
+}
+
+/// True when nothing is awaited that tells how callers are told.
+fn is_settled(standing: &Standing, trust: &Trust) -> bool {
+    match standing {
+        Standing::Unknown(fault) => fault.is_some(),
+        Standing::FrontProxy => !trust.may_leak_identity,
+        Standing::Impersonate => true,
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub unavailable: GaugeVec,
     /// `aggregator_unavailable_apiservice_total{name,reason}`.
     pub unavailable_total: IntCounterVec,
+    /// `portico_probes_total{result}`: questions whether an APIService is available.
+    pub probes: IntCounterVec,
     /// `apiserver_current_inflight_requests{request_kind}`.
     pub inflight: IntGaugeVec,
     /// `portico_connections`: client connections that are open.
@@ -87,6 +89,12 @@ impl Metrics {
                 "Counter of APIServices which are marked as unavailable broken down by APIService \
                  name and reason.",
                 &["name", "reason"],
+            )?,
+            probes: counter(
+                "portico_probes_total",
+                "Endpoints asked whether an APIService is available, by result: passed or the cause \
+                 of the failure.",
+                &["result"],
             )?,
             inflight: gauge(
                 "apiserver_current_inflight_requests",
@@ -136,6 +144,7 @@ impl Metrics {
         let mut collectors: Vec<Box<dyn Collector>> = vec![
             Box::new(self.unavailable.clone()),
             Box::new(self.unavailable_total.clone()),
+            Box::new(self.probes.clone()),
             Box::new(self.inflight.clone()),
             Box::new(self.connections.clone()),
             Box::new(self.handshake_errors.clone()),

@@ -306,6 +306,12 @@ impl RouteMetrics {
         }
     }
 
+    /// Requests that were answered well (2xx) until now.
+    pub fn answered_well(&self) -> u64 {
+        let well = |series: &&Series| (200..300).contains(&series.code);
+        self.series.load().iter().filter(well).map(|series| series.total.get()).sum()
+    }
+
     /// Records where a forwarded request's time went; the body of a long-running one does not count.
     pub fn record_phases(&self, endpoint: &Arc<EndpointMetrics>, phases: &Phases, long: bool) {
         let Some(name) = self.api_service.as_ref() else { return };
