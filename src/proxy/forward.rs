@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, StatusCode, Version, response};
 use tokio::time::timeout_at;
@@ -17,7 +18,7 @@ use crate::model::fault::{Fault, Hop, ServicePort};
 use crate::model::rejection::{BackendFault, Rejection};
 use crate::model::request_info::RequestInfo;
 use crate::model::routing_table::Remote;
-use crate::upstream::{Answer, Class, Doubt, Outgoing, Progress, Upstream};
+use crate::upstream::{Answer, Backend, Class, Doubt, Outgoing, Progress, Unsent, Upstream};
 
 /// Where a request goes, proven to be allowed to, and what is told there of its caller.
 #[derive(Debug)]
@@ -105,12 +106,7 @@ impl Connection {
             Some(_) => self.deadline(info, outcome.begun(), deadline),
             None => deadline,
         });
-        if !body.is_end_stream() {
-            body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
-            if let Some(receiver) = outcome.receiver() {
-                body.set_observer(receiver);
-            }
-        }
+        let unsent = self.take_in(&mut body, parts, backend, outcome).map_err(failed)?;
         let trust = self.proxy.auth.trust.load();
         let identity = &trust.identity_headers;
         let trace = outcome.begin_call(parts, to.service);
@@ -138,6 +134,7 @@ impl Connection {
             },
             None => call.await,
         };
+        drop(unsent);
         outcome.tried(&progress);
         let answer = answer.map_err(|fault| failed(fault.at(progress.endpoint())))?;
         if !to.is_core() {
@@ -152,6 +149,27 @@ impl Connection {
             return Err(failed(Fault::from(Hop::WrongUpgrade).at(progress.endpoint())));
         }
         Ok(respond(answer, deadline, progress.waited(), outcome))
+    }
+
+    /// Room for what the client sends, if it sends anything, and what is to be done with it.
+    fn take_in(
+        &self,
+        body: &mut Body,
+        parts: &Parts,
+        backend: &Arc<Backend>,
+        outcome: &mut Outcome,
+    ) -> Result<Option<Unsent>, Fault> {
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        let length = parts.headers.get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let unsent = backend.hold(length)?;
+        body.set_trailer_filter(Arc::clone(&self.proxy.trailers.0));
+        if let Some(receiver) = outcome.receiver() {
+            body.set_observer(receiver);
+        }
+        Ok(Some(unsent))
     }
 
     /// When the answer must be complete: sooner for discovery, which upstream bounds too.

@@ -42,6 +42,8 @@ pub struct Backend {
     resolved: Mutex<Option<(Instant, Endpoints)>>,
     resolving: tokio::sync::Mutex<()>,
     waiting: AtomicUsize,
+    /// Bytes of requests that it has not answered.
+    pub(super) unsent: AtomicUsize,
     retries: Mutex<RetryBudget>,
     doubt: AtomicU8,
     wants_probe: AtomicBool,
@@ -136,6 +138,7 @@ impl Backend {
             resolved: Mutex::new(None),
             resolving: tokio::sync::Mutex::new(()),
             waiting: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
             retries: Mutex::new(RetryBudget::new(standing::since_epoch())),
             doubt: AtomicU8::new(0),
             wants_probe: AtomicBool::new(false),

@@ -7,7 +7,7 @@
 //! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
 //! which TLS configuration a handshake is made. `watchdog` asks silent connections whether they
 //! live, and dials the dead anew; `standing` is what is held against an endpoint; `probe` asks one
-//! whether it answers. An `api_server` is a backend, too, as its `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
+//! whether it answers; `unsent` bounds what waits for a backend. An `api_server` is a backend, too, as its `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
 
 pub mod api_server;
 mod backend;
@@ -28,6 +28,7 @@ mod shared_tls;
 mod slot;
 mod standing;
 mod switch;
+mod unsent;
 mod watchdog;
 
 use std::collections::HashMap;
@@ -50,6 +51,7 @@ pub use server_upstream::ServerUpstream;
 pub use shared_tls::SharedTls;
 pub use slot::Class;
 pub use switch::Reply;
+pub use unsent::Unsent;
 
 use crate::model::endpoints::Targets;
 use crate::model::fault::ServicePort;

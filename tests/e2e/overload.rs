@@ -131,3 +131,32 @@ async fn a_backend_that_answers_nothing_does_not_take_the_places_of_others() {
     let refused = another.get(&path("hung", "things")).await;
     assert_eq!((refused.status, refused.cause().as_str()), (503, "Overloaded"));
 }
+
+#[tokio::test]
+async fn bodies_that_wait_for_one_backend_are_bounded() {
+    let (hung, well) = (Backend::start("hung", HTTP2), Backend::start("well", HTTP2));
+    let setup = Setup::new().service("hung", &[hung.address()]).service("well", &[well.address()]);
+    let rig = setup.edit(|config, _| config.proxy.mutating_requests_max = 0).start().await;
+    // 64 MiB in windows of 256 KiB; the bodies themselves never come.
+    let ask = Ask::new("POST", path("hung", "things")).header("content-length", "1000000");
+    let (mut clients, mut held) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        let client = rig.alice(Protocol::Http2).await.http2();
+        for _ in 0..64 {
+            held.push(client.start(head(&ask), false).await.unwrap());
+        }
+        clients.push(client);
+    }
+    rig.await_metric("apiserver_current_inflight_requests", &["request_kind=\"mutating\""], 256.0)
+        .await;
+    let mut other = rig.alice(Protocol::Http2).await;
+    let small = |name| Ask::new("POST", path(name, "things")).body("x");
+    let refused = other.send(&small("hung")).await;
+    assert_eq!((refused.status, refused.cause().as_str()), (503, "Overloaded"));
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(other.send(&small("well")).await.status, 200);
+    assert_eq!(other.get(&path("hung", "things")).await.status, 200);
+    drop(held);
+    eventually("there is room again", async || other.send(&small("hung")).await.status == 200)
+        .await;
+}
