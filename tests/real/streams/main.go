@@ -9,6 +9,8 @@
 //	streams relay DIR ADDRESS PORT-FILE   the admin's connections for those who cannot show a certificate
 //	streams endpoint DIR ADDRESS …        one of several endpoints that freeze, fall silent and are restarted: see endpoint.go
 //	streams drive SERVER DIR …            a steady load on those, and what became of it: see drive.go
+//	streams press SERVER DIR …            a thousand callers of an API whose only endpoint is frozen: see press.go
+//	streams linger SERVER DIR             somebody who is refused on a connection that he has: see linger.go
 //	streams attack SERVER DIR KIND …      clients that misbehave: see attack.go
 //	streams steady SERVER DIR …           one that behaves, and what it got meanwhile: see steady.go
 //
@@ -41,6 +43,8 @@ func main() {
 		"overload": {6, overloadCommand},
 		"endpoint": {4, endpoint},
 		"drive":    {5, drive},
+		"press":    {5, press},
+		"linger":   {2, linger},
 		"attack":   {5, attack},
 		"steady":   {4, steady},
 		"relay":    {3, func(a []string) error { return relay(a[0], a[1], a[2]) }},
