@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use super::fault::Hop;
 
+/// The first pause before a dead endpoint is dialled anew, as a part of the interval.
+const FIRST_PAUSE_PARTS: u32 = 16;
+/// Dead endpoints that are dialled anew within the interval; where more are dead, each is less often.
+const REVIVALS_PER_INTERVAL: usize = 200;
 /// How long requests may wait in silence before the first ping, as a part of the time for a verdict.
 const SILENCE_PARTS: u32 = 4;
 /// Looks at a connection within the time for a verdict.
@@ -148,6 +152,13 @@ pub fn is_hopeless(hop: Hop) -> bool {
     matches!(hop, Hop::ConnectTimeout | Hop::HandshakeTimeout)
 }
 
+/// How long to wait before a dead endpoint is dialled anew, after `before`, while so many are dead in
+/// all: at most `interval`, but for the many.
+pub fn revival_pause(before: Duration, interval: Duration, dead: usize) -> Duration {
+    let turns = u32::try_from(dead.div_ceil(REVIVALS_PER_INTERVAL)).unwrap_or(u32::MAX).max(1);
+    (2 * before).clamp(interval / FIRST_PAUSE_PARTS, interval).saturating_mul(turns)
+}
+
 /// Whether doubted endpoints may be avoided: never more than half of them all.
 pub fn may_avoid(doubted: usize, endpoints: usize) -> bool {
     2 * doubted <= endpoints
@@ -253,6 +264,21 @@ mod tests {
             let found = (is_death(hop, true), is_death(hop, false), is_hopeless(hop));
             assert_eq!(found, (with_others, alone, hopeless), "{hop:?}");
         }
+    }
+
+    #[test]
+    fn the_dead_are_dialled_each_second_unless_there_are_very_many() {
+        let second = ms(1000);
+        let mut pauses = Vec::new();
+        let mut pause = ms(0);
+        for _ in 0..6 {
+            pause = revival_pause(pause, second, 200);
+            pauses.push(pause.as_micros());
+        }
+        assert_eq!(pauses, [62_500, 125_000, 250_000, 500_000, 1_000_000, 1_000_000]);
+        assert_eq!(revival_pause(second, second, 0), second);
+        assert_eq!(revival_pause(second, second, 201), 2 * second);
+        assert_eq!(revival_pause(second, second, 5000), 25 * second);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! anew until they live. The rules are `model::suspicion`'s.
 
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,8 +24,6 @@ use crate::runtime::tasks;
 const IDLE_LOOKS_MAX: u32 = 40;
 /// How long nobody may want a dead endpoint until it is no longer dialled.
 const UNWANTED_MAX: Duration = Duration::from_secs(60);
-/// The first pause before a dead endpoint is dialled anew, as a part of the interval.
-const FIRST_PAUSE_PARTS: u32 = 16;
 /// The longest pause between two dials while a request over HTTP/1.1 waits.
 const HTTP1_DIAL_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -222,6 +221,7 @@ pub(super) async fn watch_over_http1(redial: &Redial) -> Fault {
 /// Dials a dead endpoint anew until it lives or nobody wants it any more.
 pub(super) fn revive(redial: Redial) {
     drop(tasks::spawn("upstream-revival", async move {
+        let _counted = Reviving::begin();
         tokio::select! {
             () = dial_often(&redial) => {}
             () = dial_patiently(&redial) => {}
@@ -233,13 +233,35 @@ pub(super) fn revive(redial: Redial) {
     }));
 }
 
+/// Counts the endpoints that are being revived, over all threads.
+struct Reviving;
+
+static REVIVING: AtomicUsize = AtomicUsize::new(0);
+
+impl Reviving {
+    fn begin() -> Self {
+        REVIVING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+
+    fn count() -> usize {
+        REVIVING.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Reviving {
+    fn drop(&mut self) {
+        REVIVING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Ends when it lives: each dial may take as long as a verdict.
 async fn dial_often(redial: &Redial) {
     let (mut begun, mut pause) = (Instant::now(), Duration::ZERO);
     while let Some(pool) = redial.pool.upgrade() {
         let interval = pool.config().revival_interval;
         drop(pool);
-        pause = (2 * pause).clamp(interval / FIRST_PAUSE_PARTS, interval);
+        pause = suspicion::revival_pause(pause, interval, Reviving::count());
         sleep_until(begun + pause).await;
         begun = Instant::now();
         if redial.endpoint.is_dead() {
