@@ -35,6 +35,10 @@ const FRAME_MAX: u32 = 64 * 1024;
 const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that the client reset and that are remembered: more of them end the connection.
 const RESET_STREAMS_MAX: usize = 50;
+/// Streams that were answered before all of their body had come, and are remembered for a while.
+const ANSWERED_EARLY_MAX: usize = 4096;
+/// For how long.
+const ANSWERED_EARLY_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that is ended for what its client does may take to say so.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// How often a connection looks at its own time limits.
@@ -120,7 +124,11 @@ fn builder(limits: &Limits) -> h2::server::Builder {
         .max_concurrent_streams(limits.streams_max)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(limits.header_bytes_max)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX);
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        // What still comes of a body that was answered early is no fault of the client's; only what
+        // comes on a stream that is forgotten counts, over the connection's whole life.
+        .max_concurrent_reset_streams(ANSWERED_EARLY_MAX)
+        .reset_stream_duration(ANSWERED_EARLY_TIME);
     builder
 }
 

@@ -309,3 +309,31 @@ async fn large_answers_that_are_given_up_cost_other_callers_nothing() {
     waiting.body.collect().await.unwrap();
     assert_eq!(pair.two.listener.accepted(), 1);
 }
+
+#[tokio::test]
+async fn bodies_that_come_after_their_answers_are_no_misbehaviour() {
+    let rig = Setup::new().start().await;
+    let mut client = RawHttp2::connect(&rig, &[]).await;
+    let room = Frame::new(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    client.send(&[room]).await.unwrap();
+    for round in 0..30 {
+        let streams: Vec<u32> = (0..100).map(|at| 2 * (100 * round + at) + 1).collect();
+        let head =
+            |stream: &u32| Frame::head(*stream, "POST", "/apis/nobody.example.com/v1/things", 0);
+        client.send(&streams.iter().map(head).collect::<Vec<_>>()).await.unwrap();
+        for _ in &streams {
+            client.until(&[HEADERS]).await;
+        }
+        // As of one who had begun to send.
+        let late = |stream: &u32| Frame::new(DATA, END_STREAM, *stream, b"late");
+        client.send(&streams.iter().map(late).collect::<Vec<_>>()).await.unwrap();
+    }
+    client.send(&[Frame::head(6001, "GET", "/version", END_STREAM)]).await.unwrap();
+    loop {
+        let frame = client.until(&[HEADERS, GOAWAY]).await;
+        assert_ne!(frame.kind, GOAWAY, "{}", frame.code());
+        if frame.stream == 6001 {
+            return;
+        }
+    }
+}
