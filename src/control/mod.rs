@@ -121,7 +121,11 @@ impl Reconciler {
     }
 
     /// Takes in what backends said of those APIServices that are still theirs.
-    fn have_probed(&mut self, reports: Vec<Report>) {
+    fn have_probed(&mut self, mut reports: Vec<Report>) {
+        // What waits is one change.
+        while let Ok(more) = self.control.reports.try_recv() {
+            reports.extend(more);
+        }
         let mut affected = Names::new();
         for Report { name, backend, probed } in reports {
             let Some(done) = self.done.get_mut(&name) else { continue };

@@ -11,7 +11,7 @@ use super::fault::{Fault, Hop, ServicePort};
 /// What is known of one APIService by asking its backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probed {
-    /// It is not asked directly: requests reach it another way.
+    /// It is not asked: requests reach it through kube-apiserver.
     Unasked,
     /// It was not asked yet.
     Awaited,
@@ -43,6 +43,23 @@ impl Probed {
 }
 
 impl Failure {
+    /// Whether the endpoint cannot be reached, for whatever is asked. Faults of one answer are those of
+    /// what was asked for.
+    fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Status(_) => false,
+            Self::Fault(fault) => !matches!(
+                fault.hop,
+                Hop::Deadline | Hop::BackendReset | Hop::ProtocolError | Hop::Overloaded
+            ),
+        }
+    }
+
+    /// Whether portico's own limits kept it from asking, which says nothing.
+    fn is_own(&self) -> bool {
+        matches!(self, Self::Fault(Fault { hop: Hop::Overloaded, .. }))
+    }
+
     /// The text of the condition, in upstream's words; without addresses and times, so that it changes
     /// only when what is wrong changes. `path` is what was asked for.
     pub fn message(&self, service: &ServicePort, path: &str) -> String {
@@ -131,8 +148,7 @@ impl Round {
     /// Questions to be asked next, one a version: of those that are open, or that one endpoint does not
     /// serve, at the next endpoint; of all when one does not answer well, for they may have the same.
     pub fn next_questions(&self) -> Vec<Question> {
-        let is_status = |answer: &Result<(), Failure>| matches!(answer, Err(Failure::Status(_)));
-        let suspicious = self.answers.iter().any(|(_, answer)| is_status(answer));
+        let suspicious = self.answers.iter().any(|(_, answer)| answer.is_err());
         let due = self.versions.iter().enumerate().filter(|(at, wanted)| {
             !wanted.is_evident && (wanted.is_open || suspicious) && !self.is_served(*at)
         });
@@ -160,7 +176,7 @@ impl Round {
 
     fn fault_of(&self, endpoint: usize) -> Option<&Failure> {
         self.answers.iter().find_map(|((at, _), answer)| match answer {
-            Err(failure @ Failure::Fault(_)) if *at == endpoint => Some(failure),
+            Err(failure) if *at == endpoint && failure.is_of_endpoint() => Some(failure),
             _ => None,
         })
     }
@@ -171,10 +187,13 @@ impl Round {
         let first = faults.next().flatten();
         let all_down = first.filter(|_| faults.all(|fault| fault.is_some()));
         let verdict = |(at, wanted): (usize, &Wanted)| {
+            if self.is_served(at) {
+                return Some(Probed::Passed);
+            }
             if let Some(failure) = all_down {
                 return Some(Probed::Failed(failure.clone()));
             }
-            if wanted.is_evident || self.is_served(at) {
+            if wanted.is_evident {
                 return Some(Probed::Passed);
             }
             // What one endpoint says of it does not count while another was not asked.
@@ -182,6 +201,7 @@ impl Round {
                 return None;
             }
             let failures = self.of(at).filter_map(|(_, answer)| answer.as_ref().err());
+            let failures = failures.filter(|failure| !failure.is_own());
             // Endpoints are asked in no order: the same is told each time.
             let told = failures.min_by_key(|failure| match failure {
                 Failure::Status(code) => (0, *code),
@@ -270,6 +290,17 @@ mod tests {
         let gone = |(_, version)| if version == 0 { Err(Failure::Status(503)) } else { Ok(()) };
         let found = play(&[WELL, WELL], 1, gone);
         assert_eq!(found, (2, vec![failed(Failure::Status(503)), passed]));
+        // One version that hangs is no matter of the other's, whichever is asked first.
+        let hangs = |(_, version)| if version == 0 { Err(fault(Hop::Deadline)) } else { Ok(()) };
+        let both = vec![failed(fault(Hop::Deadline)), Some(Probed::Passed)];
+        assert_eq!(play(&[WELL, WELL], 1, hangs).1, both);
+        assert_eq!(play(&[NEW, NEW], 2, hangs).1, both);
+        // All endpoints that hang are found out, though only one was to be asked.
+        let mut round = Round::new(vec![WELL], 2);
+        round.answered((0, 0), Err(fault(Hop::Deadline)));
+        assert_eq!((round.next_questions(), round.verdicts()), (vec![(1, 0)], vec![None]));
+        // Portico's own limits say nothing.
+        assert_eq!(play(&[NEW], 2, |_| Err(fault(Hop::Overloaded))).1, vec![None]);
         // A refusal says more than a fault.
         let mixed = |(endpoint, _)| Err(if endpoint == 0 { down() } else { Failure::Status(401) });
         assert_eq!(play(&[NEW], 2, mixed).1, [failed(Failure::Status(401))]);

@@ -87,7 +87,7 @@ fn of_exchange(hop: Hop) -> &'static str {
         }
         _ => {
             "The backend's process, or its node, is frozen or cut off: look at its CPU limits, the node \
-             and the network. It is dialled anew at least each second."
+             and the network. It is dialled anew each second (less often while more than 200 are dead)."
         }
     }
 }

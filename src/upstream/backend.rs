@@ -320,6 +320,13 @@ impl Backend {
         }
         let known = self.last_resolved().map(|(_, endpoints)| endpoints);
         let endpoints = self.keep(known.as_deref().unwrap_or_default(), located);
+        let same = |known: &Endpoints| {
+            known.len() == endpoints.len()
+                && known.iter().zip(&*endpoints).all(|(one, other)| one.id == other.id)
+        };
+        if !known.as_ref().is_some_and(same) {
+            self.want_probe();
+        }
         if Arc::ptr_eq(&self.destination.load(), destination) {
             *self.lock_resolved() = Some((Instant::now(), Arc::clone(&endpoints)));
         }

@@ -1,13 +1,13 @@
 //! The way out to extension API servers: which endpoint, over which connection, and what went wrong.
 //!
 //! A [`Backend`] is shared by every APIService of one service and TLS identity and by all data-plane
-//! threads; each thread has a [`Pool`] of connections of its own, in `slot`s. `balance` only chooses; `dial`
-//! connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
-//! `switch` is the request
-//! that wants a connection for itself; `retry` knows what is evidence, `shared_tls` with
-//! which TLS configuration a handshake is made. `watchdog` asks silent connections whether they
-//! live, and dials the dead anew; `standing` is what is held against an endpoint; `probe` asks one
-//! whether it answers; `unsent` bounds what waits for a backend. An `api_server` is a backend, too, as its `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
+//! threads; each thread has a [`Pool`] of connections of its own, in `slot`s. `balance` only chooses;
+//! `dial` connects; `connection` is one HTTP/2 or HTTP/1.1 connection and `exchange` one request on it;
+//! `switch` is the request that wants a connection for itself; `retry` knows what is evidence,
+//! `shared_tls` with which TLS configuration a handshake is made. `watchdog` asks silent connections
+//! whether they live, and dials the dead anew; `standing` is what is held against an endpoint; `probe`
+//! asks one whether it answers; `unsent` bounds what waits for a backend. An `api_server` is a backend,
+//! too, as its `kubeconfig` has it now: `server_upstream`, and `kube_client` for what is followed there.
 
 pub mod api_server;
 mod backend;

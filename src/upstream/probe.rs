@@ -8,7 +8,7 @@ use http::header::{HeaderName, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::backend::Backend;
 use super::endpoint::Endpoint;
@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::retry::{Failed, Retry, TRIES_MAX};
 use super::slot::Class;
 use crate::body::Body;
-use crate::model::fault::Fault;
+use crate::model::fault::{Fault, Hop};
 
 const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
@@ -26,7 +26,10 @@ const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const USER: HeaderValue = HeaderValue::from_static("system:kube-aggregator");
 const GROUP: HeaderValue = HeaderValue::from_static("system:masters");
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("portico/", env!("CARGO_PKG_VERSION")));
-/// Bytes of a probe's answer that are read, so that its connection can be kept.
+/// Between two dials that are refused.
+const DIAL_PAUSE: Duration = Duration::from_millis(20);
+/// How long the rest of a probe's answer may take, and how many bytes of it are read.
+const ANSWER_READ_MAX: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// The product that asks.
@@ -40,8 +43,8 @@ pub fn own_identity() -> [(HeaderName, HeaderValue); 2] {
 }
 
 impl Pool {
-    /// Asks one endpoint for `path` and gives the status of its answer, both within `limit`. Where it
-    /// is known to hang, that is the answer.
+    /// Asks one endpoint for `path` and gives the status of its answer, whose head comes within
+    /// `limit`. Where it is known to hang, that is the answer.
     pub async fn probe(
         self: &Arc<Self>,
         backend: &Arc<Backend>,
@@ -53,16 +56,15 @@ impl Pool {
         let progress = Progress::default();
         let request =
             Outgoing { method: &Method::GET, path, headers: &headers, progress: &progress };
-        let whole = async {
-            let answer = self.ask_endpoint(backend, endpoint, &request).await?;
-            let status = answer.head.status;
-            read_up_to(answer, ANSWER_BYTES_MAX).await;
-            Ok(status)
+        let asking = self.ask_endpoint(backend, endpoint, &request);
+        let answer = match timeout(limit, asking).await {
+            Ok(answer) => answer.map_err(|fault| fault.at(Some(endpoint.address)))?,
+            Err(_) => return Err(progress.deadline().at(Some(endpoint.address))),
         };
-        match timeout(limit, whole).await {
-            Ok(status) => status.map_err(|fault: Fault| fault.at(Some(endpoint.address))),
-            Err(_) => Err(progress.deadline().at(Some(endpoint.address))),
-        }
+        let status = answer.head.status;
+        // Only so that its connection can be kept: what becomes of it does not matter.
+        timeout(ANSWER_READ_MAX, read_up_to(answer, ANSWER_BYTES_MAX)).await.ok();
+        Ok(status)
     }
 
     async fn ask_endpoint(
@@ -87,6 +89,12 @@ impl Pool {
                 Ok(answer) => return Ok(answer),
                 // A connection that was kept too long is not the endpoint's fault.
                 Err(Failed { retry: Retry::Anywhere, .. }) if tries < TRIES_MAX => {}
+                // Behind a virtual address another one may answer the next time.
+                Err(Failed { fault: Fault { hop: Hop::ConnectRefused, .. }, .. })
+                    if tries < TRIES_MAX =>
+                {
+                    sleep(DIAL_PAUSE).await;
+                }
                 Err(failed) => {
                     endpoint.metrics().failed(failed.fault.hop.word());
                     return Err(failed.fault);
@@ -96,7 +104,7 @@ impl Pool {
     }
 }
 
-/// Reads the rest of an answer, if it is short; what goes wrong with it does not matter.
+/// Reads the rest of an answer, if it is short.
 async fn read_up_to(mut answer: Answer, bytes_max: usize) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = answer.body.frame().await {

@@ -69,9 +69,9 @@ pub struct Report {
     pub probed: Probed,
 }
 
-/// Tells whether requests go to extension API servers directly; where they do not, what these answer
-/// portico itself says nothing about callers.
-pub type GoesDirect = Box<dyn Fn() -> bool + Send>;
+/// Tells whether requests go to extension API servers directly, none while that is not known; where they
+/// do not, what these answer portico itself says nothing about callers.
+pub type GoesDirect = Box<dyn Fn() -> Option<bool> + Send>;
 
 /// The loop.
 pub struct Prober {
@@ -112,8 +112,9 @@ impl Prober {
                 plan.ask_all(now);
             }
             let mut unasked = Vec::new();
-            for planned in plan.due(now) {
-                if !direct {
+            // Nobody is asked, and nothing is said, until it is known which way requests go.
+            for planned in if direct.is_some() { plan.due(now) } else { Vec::new() } {
+                if direct == Some(false) {
                     unasked.extend(plan.pass_over(&planned, now));
                     continue;
                 }
@@ -143,17 +144,17 @@ impl Prober {
                 Some((planned, found)) = rounds.recv() => {
                     let reports = plan.ended(&planned, found, Instant::now());
                     // Which way requests go may have changed meanwhile.
-                    if self.is_direct() && self.reports.send(reports).await.is_err() {
+                    if self.is_direct() == Some(true) && self.reports.send(reports).await.is_err() {
                         return;
                     }
                 }
-                () = sleep_until(next) => {}
+                () = sleep_until(next), if direct.is_some() => {}
                 () = sleep(WAY_INTERVAL), if self.goes_direct.is_some() => {}
             }
         }
     }
 
-    fn is_direct(&self) -> bool {
-        self.goes_direct.as_ref().is_none_or(|goes_direct| goes_direct())
+    fn is_direct(&self) -> Option<bool> {
+        self.goes_direct.as_ref().map_or(Some(true), |goes_direct| goes_direct())
     }
 }

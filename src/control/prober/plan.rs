@@ -21,6 +21,9 @@ use crate::upstream::{Backend, Upstream};
 
 type Table = RoutingTable<Upstream>;
 
+/// The least time between the begins of two rounds, whatever happens.
+const ROUND_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
 /// A backend's address in memory, which is its own while it is known here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key(usize);
@@ -34,9 +37,11 @@ pub(super) struct Planned {
     pub(super) versions: Vec<(Arc<str>, PathAndQuery, Wanted)>,
     /// When each endpoint was heard of at the end of the last round, by its id.
     pub(super) heard: HashMap<u64, u64, FixedState>,
-    /// The number of the round.
+    /// How many rounds there were of it.
     pub(super) turn: usize,
-    /// True when one of its APIServices failed the last time.
+    /// Tells a round that was given up from the one that is waited for.
+    number: u64,
+    /// True when one of its APIServices failed the last time, and nothing has happened since.
     pub(super) failed_before: bool,
 }
 
@@ -50,6 +55,7 @@ pub(super) struct Plan {
     due: BTreeSet<(Instant, Key)>,
     /// The backend of each APIService.
     places: HashMap<Arc<str>, Key, FixedState>,
+    rounds: u64,
 }
 
 #[derive(Debug)]
@@ -58,8 +64,12 @@ struct Server {
     versions: BTreeMap<Arc<str>, Version>,
     heard: HashMap<u64, u64, FixedState>,
     due: Option<Instant>,
+    /// When the last round was due, and its number.
+    begun: Option<(Instant, u64)>,
     /// The round that is being asked.
     running: Option<AbortOnDrop>,
+    /// True when something has happened to it.
+    wanted: bool,
     /// To be asked again right after it.
     again: bool,
     failures: u32,
@@ -84,6 +94,7 @@ impl Plan {
             servers: HashMap::default(),
             due: BTreeSet::new(),
             places: HashMap::default(),
+            rounds: 0,
         }
     }
 
@@ -131,7 +142,9 @@ impl Plan {
             versions: BTreeMap::new(),
             heard: HashMap::default(),
             due: None,
+            begun: None,
             running: None,
+            wanted: false,
             again: false,
             failures: 0,
             turn: 0,
@@ -175,7 +188,10 @@ impl Plan {
 
     /// Has a backend asked when what changes has settled; what it is being asked may be out of date.
     fn ask_soon(&mut self, key: Key, now: Instant) {
-        self.ask_at(key, now + self.schedule.settle);
+        let Some(server) = self.servers.get_mut(&key) else { return };
+        server.wanted = true;
+        let rested = server.begun.map_or(now, |(begun, _)| now.max(begun + ROUND_INTERVAL_MIN));
+        self.ask_at(key, rested + self.schedule.settle);
     }
 
     fn ask_at(&mut self, key: Key, at: Instant) {
@@ -184,7 +200,8 @@ impl Plan {
         if server.running.is_some() {
             server.again = true;
         } else {
-            self.schedule(key, at);
+            let before = server.due;
+            self.schedule(key, before.map_or(at, |before| before.min(at)));
         }
     }
 
@@ -204,8 +221,10 @@ impl Plan {
         {
             self.due.pop_first();
             let Some(server) = self.servers.get_mut(&key) else { continue };
-            server.due = None;
+            self.rounds += 1;
+            (server.due, server.begun) = (None, Some((now, self.rounds)));
             server.turn = server.turn.wrapping_add(1);
+            let was_wanted = std::mem::take(&mut server.wanted);
             // What changed until now is in this round.
             server.backend.takes_probe();
             let failed_before =
@@ -219,7 +238,8 @@ impl Plan {
                 versions: versions.collect(),
                 heard: server.heard.clone(),
                 turn: server.turn,
-                failed_before,
+                number: self.rounds,
+                failed_before: failed_before && !was_wanted,
             });
         }
         rounds
@@ -242,6 +262,9 @@ impl Plan {
     pub(super) fn ended(&mut self, planned: &Planned, found: Found, now: Instant) -> Vec<Report> {
         let key = planned.key;
         let Some(server) = self.servers.get_mut(&key) else { return Vec::new() };
+        if server.begun.is_none_or(|(_, number)| number != planned.number) {
+            return Vec::new();
+        }
         server.running = None;
         server.heard = found.heard;
         let mut reports = Vec::new();
@@ -256,7 +279,11 @@ impl Plan {
         let failed = server.versions.values().any(|it| matches!(it.probed, Probed::Failed(_)));
         server.failures = if failed { server.failures.saturating_add(1) } else { 0 };
         let again = std::mem::take(&mut server.again);
-        let pause = self.schedule.pause(server.failures, fastrand::f64());
+        let mut pause = self.schedule.pause(server.failures, fastrand::f64());
+        if server.turn == 1 && !failed {
+            // Those that came together are not asked together ever after.
+            pause = pause.mul_f64(fastrand::f64());
+        }
         self.schedule(key, now + if again { self.schedule.settle } else { pause });
         reports
     }
@@ -272,7 +299,9 @@ impl Version {
     fn wanted(&mut self) -> Wanted {
         let well = self.metrics.answered_well();
         let before = std::mem::replace(&mut self.answered_well, well);
-        Wanted { is_open: self.probed != Probed::Passed, is_evident: well > before }
+        // The callers of one that failed are not sent there: what still ends was begun before.
+        let failed = matches!(self.probed, Probed::Failed(_));
+        Wanted { is_open: self.probed != Probed::Passed, is_evident: well > before && !failed }
     }
 }
 
@@ -421,6 +450,10 @@ mod tests {
         assert!(world.plan.due(now).is_empty());
         world.ends(&first, &Probed::Passed, 20);
         assert_eq!(world.plan.next(), Some(world.at(20)));
+        // What a round that was given up has found comes too late.
+        let second = world.round(20);
+        assert!(world.ends(&first, &Probed::Passed, 30).is_empty());
+        assert_eq!(world.ends(&second, &Probed::Passed, 40).len(), 1);
         // One that is registered no more is asked no more.
         world.register(&[]);
         assert_eq!(world.plan.next(), None);

@@ -15,6 +15,8 @@ use crate::model::probing::{Failure, Probed, Question, Round, Wanted, first_ques
 use crate::runtime::telemetry::Metrics;
 use crate::upstream::{Endpoint, Endpoints, Pool};
 
+/// What comes this much later than a round's end, in milliseconds, was still seen late of it.
+const ECHO_MS: u64 = 500;
 /// Questions to one backend at a time.
 const QUESTIONS_AT_A_TIME: usize = 8;
 
@@ -49,7 +51,8 @@ impl Asking {
         let wanted: Vec<Wanted> = planned.versions.iter().map(|(_, _, wanted)| *wanted).collect();
         let is_silent = |endpoint: &Arc<Endpoint>| {
             let heard = planned.heard.get(&endpoint.id).copied();
-            endpoint.is_dead() || heard.is_none_or(|heard| heard == endpoint.heard_ms())
+            let news = |heard: u64| endpoint.heard_ms() > heard + ECHO_MS;
+            endpoint.is_dead() || !heard.is_some_and(news)
         };
         let silent: Vec<bool> = endpoints.iter().map(is_silent).collect();
         let mut questions = first_questions(&wanted, &silent, planned.turn);
@@ -69,7 +72,14 @@ impl Asking {
             }
             questions = round.next_questions();
         }
-        Found { probed: round.verdicts(), heard: heard(&endpoints) }
+        let mut probed = round.verdicts();
+        if has_moved(planned, &endpoints).await {
+            // Those that were asked are its endpoints no more: that they fail says nothing now.
+            for verdict in &mut probed {
+                verdict.take_if(|verdict| matches!(verdict, Probed::Failed(_)));
+            }
+        }
+        Found { probed, heard: heard(&endpoints) }
     }
 
     async fn question(
@@ -90,6 +100,11 @@ impl Asking {
         self.metrics.probes.with_label_values(&[result]).inc();
         (question, answer)
     }
+}
+
+async fn has_moved(planned: &Planned, asked: &Endpoints) -> bool {
+    let ids = |endpoints: &Endpoints| endpoints.iter().map(|it| it.id).collect::<Vec<u64>>();
+    planned.backend.endpoints().await.is_ok_and(|now| ids(&now) != ids(asked))
 }
 
 fn heard(endpoints: &Endpoints) -> HashMap<u64, u64, FixedState> {

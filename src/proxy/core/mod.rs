@@ -154,11 +154,13 @@ impl Core {
         }
     }
 
-    /// Tells whether requests for extension API servers go to these directly, as far as that is known.
-    pub fn goes_direct(&self, trust: View<Trust>) -> Box<dyn Fn() -> bool + Send> {
+    /// Tells whether requests for extension API servers go to these directly; none while that is not
+    /// known.
+    pub fn goes_direct(&self, trust: View<Trust>) -> Box<dyn Fn() -> Option<bool> + Send> {
         let (standing, takes_remotes) = (self.standing.clone(), Arc::clone(&self.takes_remotes));
         Box::new(move || {
-            is_settled(&standing.load(), &trust.load()) && !takes_remotes.load(Ordering::Relaxed)
+            is_settled(&standing.load(), &trust.load())
+                .then(|| !takes_remotes.load(Ordering::Relaxed))
         })
     }
 

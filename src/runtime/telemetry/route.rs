@@ -306,9 +306,11 @@ impl RouteMetrics {
         }
     }
 
-    /// Requests that were answered well (2xx) until now.
+    /// Requests that were answered well (2xx) until now; not long-running ones, which are counted when
+    /// they end.
     pub fn answered_well(&self) -> u64 {
-        let well = |series: &&Series| (200..300).contains(&series.code);
+        let well =
+            |series: &&Series| (200..300).contains(&series.code) && series.duration.is_some();
         self.series.load().iter().filter(well).map(|series| series.total.get()).sum()
     }
 
