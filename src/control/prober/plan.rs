@@ -190,8 +190,8 @@ impl Plan {
     fn ask_soon(&mut self, key: Key, now: Instant) {
         let Some(server) = self.servers.get_mut(&key) else { return };
         server.wanted = true;
-        let rested = server.begun.map_or(now, |(begun, _)| now.max(begun + ROUND_INTERVAL_MIN));
-        self.ask_at(key, rested + self.schedule.settle);
+        let at = server.rested(now) + self.schedule.settle;
+        self.ask_at(key, at);
     }
 
     fn ask_at(&mut self, key: Key, at: Instant) {
@@ -284,13 +284,21 @@ impl Plan {
             // Those that came together are not asked together ever after.
             pause = pause.mul_f64(fastrand::f64());
         }
-        self.schedule(key, now + if again { self.schedule.settle } else { pause });
+        let soon = server.rested(now) + self.schedule.settle;
+        self.schedule(key, if again { soon } else { now + pause });
         reports
     }
 
     /// When the next round is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
+    }
+}
+
+impl Server {
+    /// Now, but not right after the last round began.
+    fn rested(&self, now: Instant) -> Instant {
+        self.begun.map_or(now, |(begun, _)| now.max(begun + ROUND_INTERVAL_MIN))
     }
 }
 
@@ -449,11 +457,11 @@ mod tests {
         world.plan.ask_all(now);
         assert!(world.plan.due(now).is_empty());
         world.ends(&first, &Probed::Passed, 20);
-        assert_eq!(world.plan.next(), Some(world.at(20)));
+        assert_eq!(world.plan.next(), Some(world.at(100)));
         // What a round that was given up has found comes too late.
-        let second = world.round(20);
-        assert!(world.ends(&first, &Probed::Passed, 30).is_empty());
-        assert_eq!(world.ends(&second, &Probed::Passed, 40).len(), 1);
+        let second = world.round(100);
+        assert!(world.ends(&first, &Probed::Passed, 110).is_empty());
+        assert_eq!(world.ends(&second, &Probed::Passed, 120).len(), 1);
         // One that is registered no more is asked no more.
         world.register(&[]);
         assert_eq!(world.plan.next(), None);
